@@ -1,0 +1,49 @@
+package federationv1
+
+import "strings"
+
+// BrokerID is the id of the one part that configures the broker.
+const BrokerID = "broker"
+
+// AccountID is the id of the part of an account.
+func AccountID(name string) string { return "account/" + name }
+
+// LinkID is the id of the part of the link to a peer.
+func LinkID(peer string) string { return "link/" + peer }
+
+// StreamID is the id of the part of a stream.
+func StreamID(account, name string) string { return "stream/" + account + "/" + name }
+
+// OutletID is the id of the part of a durable bridge's consumer at the origin.
+func OutletID(destination, account, stream, consumer string) string {
+	return strings.Join([]string{"outlet", destination, account, stream, consumer}, "/")
+}
+
+// IDPeer is the member that an id names: the peer of a link, the destination of
+// an outlet, else "".
+func IDPeer(id string) string {
+	f := strings.Split(id, "/")
+	if len(f) >= 2 && (f[0] == "link" || f[0] == "outlet") {
+		return f[1]
+	}
+	return ""
+}
+
+// OutAccount is the account whose traffic goes out to peer, InAccount the one
+// into which its traffic comes. The underscore keeps them apart from the
+// accounts of users, in whose names it is not allowed.
+func OutAccount(peer string) string { return "tx_" + peer }
+
+// InAccount is the account into which the traffic of peer comes.
+func InAccount(peer string) string { return "rx_" + peer }
+
+// MemberID is the SPIFFE id of a member.
+func MemberID(trustDomain, cluster string) string {
+	return "spiffe://" + trustDomain + "/cluster/" + cluster
+}
+
+// MemberDNSName is the name in a member's certificate by which its peers know
+// that they reached the right broker, whatever address they dialled.
+func MemberDNSName(trustDomain, cluster string) string {
+	return cluster + ".cluster." + trustDomain
+}

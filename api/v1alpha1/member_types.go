@@ -1,0 +1,236 @@
+package v1alpha1
+
+import metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+// MemberCluster is a cluster (or an edge box) whose agent has joined the hub.
+// Enrolment creates it; its labels put it into groups of a topology.
+//
+// +kubebuilder:object:root=true
+// +kubebuilder:subresource:status
+// +kubebuilder:resource:scope=Cluster,shortName=member,categories=sealane
+// +kubebuilder:printcolumn:name="Connected",type=string,JSONPath=`.status.conditions[?(@.type=="Connected")].status`
+// +kubebuilder:printcolumn:name="Applied",type=string,JSONPath=`.status.parts`
+// +kubebuilder:printcolumn:name="Ready",type=string,JSONPath=`.status.conditions[?(@.type=="Ready")].status`
+// +kubebuilder:printcolumn:name="Reason",type=string,JSONPath=`.status.conditions[?(@.type=="Ready")].reason`
+// +kubebuilder:printcolumn:name="Agent",type=string,JSONPath=`.status.agent.version`,priority=1
+// +kubebuilder:printcolumn:name="Broker",type=string,JSONPath=`.status.agent.brokerVersion`,priority=1
+// +kubebuilder:printcolumn:name="Age",type=date,JSONPath=`.metadata.creationTimestamp`
+// +kubebuilder:validation:XValidation:rule="self.metadata.name.matches('^[a-z0-9]([-a-z0-9]*[a-z0-9])?$') && size(self.metadata.name) <= 63",message="the name must be a DNS label: a-z, 0-9 and '-', at most 63 characters"
+type MemberCluster struct {
+	metav1.TypeMeta   `json:",inline"`
+	metav1.ObjectMeta `json:"metadata,omitempty"`
+
+	Spec   MemberClusterSpec   `json:"spec,omitempty"`
+	Status MemberClusterStatus `json:"status,omitempty"`
+}
+
+// MemberClusterList is a list of MemberCluster.
+//
+// +kubebuilder:object:root=true
+type MemberClusterList struct {
+	metav1.TypeMeta `json:",inline"`
+	metav1.ListMeta `json:"metadata,omitempty"`
+	Items           []MemberCluster `json:"items"`
+}
+
+// MemberClusterSpec is what the platform team says of a member.
+type MemberClusterSpec struct {
+	// Endpoints are the addresses (host:port, or wss://host:port/path) at which
+	// other members reach this member's broker. When empty, those that its agent
+	// advertises are used. A member with neither only dials.
+	//
+	// +optional
+	// +listType=set
+	// +kubebuilder:validation:MaxItems=16
+	// +kubebuilder:validation:items:MinLength=3
+	// +kubebuilder:validation:items:MaxLength=300
+	Endpoints []string `json:"endpoints,omitempty"`
+}
+
+// MemberClusterStatus is what was observed of a member.
+type MemberClusterStatus struct {
+	// Conditions are Connected, Accepted, Programmed and Ready.
+	//
+	// +optional
+	// +listType=map
+	// +listMapKey=type
+	Conditions []metav1.Condition `json:"conditions,omitempty"`
+	// ObservedGeneration is the generation that the conditions speak of.
+	//
+	// +optional
+	ObservedGeneration int64 `json:"observedGeneration,omitempty"`
+	// Identity is the certificate that the hub issued to the agent.
+	//
+	// +optional
+	Identity *MemberIdentity `json:"identity,omitempty"`
+	// Agent is what the agent said of itself.
+	//
+	// +optional
+	Agent *AgentInfo `json:"agent,omitempty"`
+	// LinkKey is the public NATS user key with which this member dials others.
+	//
+	// +optional
+	LinkKey string `json:"linkKey,omitempty"`
+	// Endpoints are the addresses that the agent advertises.
+	//
+	// +optional
+	// +listType=set
+	Endpoints []string `json:"endpoints,omitempty"`
+	// Grants are the link credentials that other members issued to this one.
+	// They are signed statements about public keys and no secrets.
+	//
+	// +optional
+	// +listType=map
+	// +listMapKey=peer
+	Grants []Grant `json:"grants,omitempty"`
+	// DesiredHash identifies the state that the hub wants on the member.
+	//
+	// +optional
+	DesiredHash string `json:"desiredHash,omitempty"`
+	// HeldHash identifies the state that the member reported to hold.
+	//
+	// +optional
+	HeldHash string `json:"heldHash,omitempty"`
+	// Parts is how many parts of the desired state are applied, of how many: "12/12".
+	//
+	// +optional
+	Parts string `json:"parts,omitempty"`
+	// Links is the state of each link of the member, by peer.
+	//
+	// +optional
+	// +listType=map
+	// +listMapKey=peer
+	Links []LinkStatus `json:"links,omitempty"`
+	// Flows is the state of each durable flow that arrives at the member.
+	//
+	// +optional
+	Flows []FlowStatus `json:"flows,omitempty"`
+	// Problems are the parts that the member could not apply; the first 20.
+	//
+	// +optional
+	Problems []PartProblem `json:"problems,omitempty"`
+}
+
+// MemberIdentity is the certificate of a member.
+type MemberIdentity struct {
+	// KeyHash is the SHA-256 of the certificate's public key (SPKI), in hex. Only
+	// a certificate over this key may speak for the member.
+	KeyHash string `json:"keyHash"`
+	// NextKeyHash is the key of a renewal that the agent has not used yet.
+	//
+	// +optional
+	NextKeyHash string `json:"nextKeyHash,omitempty"`
+	// NotAfter is when the newest certificate expires.
+	NotAfter metav1.Time `json:"notAfter"`
+	// Token is the name of the JoinToken that the member enrolled with.
+	//
+	// +optional
+	Token string `json:"token,omitempty"`
+}
+
+// AgentInfo is what an agent says of itself.
+type AgentInfo struct {
+	// Version of the agent.
+	Version string `json:"version"`
+	// BrokerVersion is the version of the NATS server.
+	BrokerVersion string `json:"brokerVersion"`
+	// Runtime is how the broker runs: embedded.
+	Runtime string `json:"runtime"`
+	// Storage is the free disk, in bytes, on which streams are kept.
+	//
+	// +optional
+	Storage int64 `json:"storage,omitempty"`
+	// Memory of the machine, in bytes.
+	//
+	// +optional
+	Memory int64 `json:"memory,omitempty"`
+}
+
+// Grant is the right to open the two leaf connections of a link, issued by the
+// accepting member to the dialing member's public key.
+type Grant struct {
+	// Peer is the accepting member.
+	Peer string `json:"peer"`
+	// Key is the dialing member's public user key that the grant speaks of.
+	Key string `json:"key"`
+	// Out is the user JWT for the dialing member's outgoing traffic (the
+	// acceptor's account rx_MEMBER).
+	Out string `json:"out"`
+	// In is the user JWT for the dialing member's incoming traffic (the
+	// acceptor's account tx_MEMBER).
+	In string `json:"in"`
+}
+
+// LinkState is what was observed of a link.
+//
+// +kubebuilder:validation:Enum=Up;Down;Standby;Pending
+type LinkState string
+
+// The states of a link.
+const (
+	// LinkUp means that the last end-to-end probe came back.
+	LinkUp LinkState = "Up"
+	// LinkDown means that probes do not come back.
+	LinkDown LinkState = "Down"
+	// LinkStandby means that another parent is in use and this one is reserve.
+	LinkStandby LinkState = "Standby"
+	// LinkPending means that the link has not been up yet.
+	LinkPending LinkState = "Pending"
+)
+
+// LinkStatus is one link as one of its two members sees it.
+type LinkStatus struct {
+	// Peer is the member at the other end.
+	Peer string `json:"peer"`
+	// Role is Dial or Accept.
+	Role string `json:"role"`
+	// State is what the probes show.
+	State LinkState `json:"state"`
+	// Since is when the state was entered.
+	Since metav1.Time `json:"since"`
+	// RTTMicros is the last round-trip time of a probe in microseconds, refreshed
+	// when it changes notably. 0: never measured.
+	//
+	// +optional
+	RTTMicros int64 `json:"rttMicros,omitempty"`
+	// Message says why a link is not up.
+	//
+	// +optional
+	Message string `json:"message,omitempty"`
+}
+
+// FlowStatus is one durable flow (origin stream to local stream) as its
+// destination sees it.
+type FlowStatus struct {
+	// Bridge is the namespace/name of the bridge.
+	Bridge string `json:"bridge"`
+	// From is the origin member.
+	From string `json:"from"`
+	// Account of both streams.
+	Account string `json:"account"`
+	// Stream is the local stream that receives.
+	Stream string `json:"stream"`
+	// State is Up or Down.
+	State LinkState `json:"state"`
+	// Since is when the state was entered.
+	Since metav1.Time `json:"since"`
+	// Lag is how many messages of the origin have not arrived, refreshed when it
+	// changes notably.
+	//
+	// +optional
+	Lag int64 `json:"lag,omitempty"`
+	// Message says why a flow is not up.
+	//
+	// +optional
+	Message string `json:"message,omitempty"`
+}
+
+// PartProblem is a part of the desired state that a member could not apply.
+type PartProblem struct {
+	// Part is the part's id, such as "stream/orders/ORDERS".
+	Part string `json:"part"`
+	// Code is the kind of failure in CamelCase.
+	Code string `json:"code"`
+	// Message says what failed.
+	Message string `json:"message"`
+}

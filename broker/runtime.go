@@ -1,0 +1,81 @@
+package broker
+
+import (
+	"context"
+	"crypto/tls"
+
+	"github.com/nats-io/jwt/v2"
+	"github.com/nats-io/nats.go"
+
+	federationv1 "github.com/sealane/sealane/api/federation/v1"
+)
+
+// Config is everything about a member's NATS server that is not in its account
+// claims.
+type Config struct {
+	// Cluster is the member's name: also the JetStream domain.
+	Cluster string
+	// Spec holds the limits. Nil: defaults (see DefaultSpec).
+	Spec *federationv1.BrokerSpec
+	// TLS is used by both sides of links: the member's certificate, the
+	// federation's authority, both verified. Required as soon as there is a
+	// remote or LinkListen is set.
+	TLS *tls.Config
+	// TrustDomain of the federation; a remote's certificate must carry
+	// federationv1.MemberDNSName of the peer.
+	TrustDomain string
+	// Remotes are the leaf connections to open.
+	Remotes []Remote
+}
+
+// Remote is one leaf connection to a peer.
+type Remote struct {
+	Peer string
+	// Out tells the outgoing side (local account tx_PEER) from the incoming one
+	// (local account rx_PEER).
+	Out bool
+	// Endpoints of the peer: host:port, or wss://host:port/path.
+	Endpoints []string
+	// JWT is the peer's grant for this side, over Keyring.LinkUser.
+	JWT string
+	// Disabled keeps the remote configured without connecting.
+	Disabled bool
+}
+
+// LeafConn is a leaf connection that is up.
+type LeafConn struct {
+	// Account is the local account's name: tx_PEER or rx_PEER.
+	Account string
+	// ID is the connection's id in the server.
+	ID uint64
+}
+
+// Runtime runs the NATS server, or servers, of one member. Its methods are safe
+// for concurrent use. A Runtime does nothing until the first Configure.
+type Runtime interface {
+	// Configure makes c the running configuration. It starts the server, reloads
+	// it or, only where NATS cannot reload the change, restarts it; clients stay
+	// connected unless it restarts.
+	Configure(ctx context.Context, c Config) (restarted bool, err error)
+	// SetAccounts makes exactly these accounts exist, by name (the claims'
+	// Name), beside the system account. It returns when they are in effect on
+	// every server, with the error of each account that is not. Unchanged
+	// accounts are left alone. The claims are contents: keys, issuer and times
+	// are set by the runtime. It may be called before the first Configure, which
+	// then starts with these accounts.
+	SetAccounts(ctx context.Context, accounts map[string]*jwt.AccountClaims) map[string]error
+	// Connect opens a connection in an account as the agent itself.
+	Connect(account string, opts ...nats.Option) (*nats.Conn, error)
+	// LeafConns lists the leaf connections that are up, in both directions.
+	LeafConns() ([]LeafConn, error)
+	// KickLeaf closes a leaf connection; a remote dials again.
+	KickLeaf(id uint64) error
+	// ClientURL is where applications connect.
+	ClientURL() string
+	// LinkPort is the port on which links are accepted; 0: they are not.
+	LinkPort() int
+	// Version is the server's version.
+	Version() string
+	// Shutdown stops the server, letting clients go first.
+	Shutdown(ctx context.Context) error
+}

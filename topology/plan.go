@@ -1,0 +1,142 @@
+package topology
+
+import (
+	federationv1 "github.com/sealane/sealane/api/federation/v1"
+	"github.com/sealane/sealane/api/v1alpha1"
+)
+
+// Input is everything a plan depends on. The objects are not modified, and must
+// not be modified by the caller as long as a Plan made from them is in use. The
+// order of the slices does not matter.
+type Input struct {
+	Topologies []*v1alpha1.MessagingTopology
+	Members    []*v1alpha1.MemberCluster
+	Streams    []*v1alpha1.Stream
+	Bridges    []*v1alpha1.Bridge
+}
+
+// Kind is the kind of a resource.
+type Kind string
+
+// The kinds that a Plan speaks of.
+const (
+	KindTopology Kind = "MessagingTopology"
+	KindMember   Kind = "MemberCluster"
+	KindStream   Kind = "Stream"
+	KindBridge   Kind = "Bridge"
+)
+
+// ObjectRef names a resource. Namespace is empty for cluster-scoped kinds.
+type ObjectRef struct {
+	Kind      Kind
+	Namespace string
+	Name      string
+}
+
+// Problem is something wrong with one object.
+type Problem struct {
+	Object ObjectRef
+	// Field is the path of the field at fault, such as "spec.links[2].groups[0]".
+	Field string
+	// Reason is one of the reasons of Accepted in v1alpha1.
+	Reason string
+	// Message says what is wrong and how to mend it. It is deterministic.
+	Message string
+	// Waiting marks an object that is right but has nothing to do yet (no member
+	// matches, a member has not joined): it stays accepted.
+	Waiting bool
+}
+
+// Plan is the desired state of every member. It is immutable.
+type Plan struct {
+	// Members by name: every MemberCluster, also those in no topology (whose
+	// state is empty).
+	Members map[string]*MemberState
+	// Problems sorted by object, field and message.
+	Problems []Problem
+	// Links lists every link once, sorted by name.
+	Links []Link
+	// Objects says what each accepted object needs, for its status.
+	Objects map[ObjectRef]*Footprint
+}
+
+// MemberState is what one member shall hold.
+type MemberState struct {
+	Cluster string
+	// Hash is the StateHash of Parts.
+	Hash string
+	// Parts sorted by id; sealed.
+	Parts []*PlannedPart
+}
+
+// Part returns the part of that id, or nil.
+func (m *MemberState) Part(id string) *PlannedPart {
+	lo, hi := 0, len(m.Parts)
+	for lo < hi {
+		mid := (lo + hi) / 2
+		if m.Parts[mid].Part.Id < id {
+			lo = mid + 1
+		} else {
+			hi = mid
+		}
+	}
+	if lo < len(m.Parts) && m.Parts[lo].Part.Id == id {
+		return m.Parts[lo]
+	}
+	return nil
+}
+
+// PlannedPart is a part and what must have happened before it may be sent.
+type PlannedPart struct {
+	Part *federationv1.Part
+	// After lists parts that must be applied, as planned, on other members first.
+	After []PartRef
+}
+
+// PartRef names a part of a member.
+type PartRef struct {
+	Cluster string
+	ID      string
+}
+
+// Link is one link between two members.
+type Link struct {
+	Topology string
+	Dialer   string
+	Acceptor string
+	// FailoverGroup is set on links of which only one is in use at a time.
+	FailoverGroup string
+	// Granted tells whether the acceptor's grant for the dialer's present key is
+	// known, so that the dialer's part could be planned.
+	Granted bool
+}
+
+// Footprint is what an accepted object needs to be in effect.
+type Footprint struct {
+	// Parts of which the object is (part) owner.
+	Parts []PartRef
+	// Hops are the links that it needs; of alternatives one is enough.
+	Hops []Hop
+	// Flows are the durable flows of a Stream or Queue bridge.
+	Flows []Flow
+	// Members that the object concerns, sorted.
+	Members []string
+	// Paused tells that the object is told not to flow.
+	Paused bool
+}
+
+// Hop is a step from one member to the next for which one of several links must
+// work: more than one only where the step ends or begins at a member that has a
+// choice of parents.
+type Hop struct {
+	Member string
+	Peers  []string
+}
+
+// Flow is one durable flow, at its destination.
+type Flow struct {
+	Origin      string
+	Destination string
+	Account     string
+	Stream      string
+}

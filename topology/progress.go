@@ -1,0 +1,61 @@
+package topology
+
+// Progress is what the hub knows of each member, from its reports only. A
+// member that is missing has never reported to this hub.
+type Progress map[string]*MemberProgress
+
+// MemberProgress is what one member reported.
+type MemberProgress struct {
+	// Connected tells whether a session is open.
+	Connected bool
+	// Held maps the ids of the parts that the member holds to their hashes. Nil:
+	// not known yet.
+	Held map[string]string
+	// Unapplied lists held parts that are not applied.
+	Unapplied map[string]PartFailure
+	Links     map[string]LinkReport
+	Flows     map[FlowKey]FlowReport
+}
+
+// PartFailure says why a held part is not applied. An empty Code means that it
+// is still being applied.
+type PartFailure struct {
+	Code    string
+	Message string
+}
+
+// LinkReport is the health of a link as one end reported it.
+type LinkReport struct {
+	// State is Up, Down, Standby or Pending.
+	State string
+	// SinceMillis is when the state was entered, Unix milliseconds.
+	SinceMillis int64
+	RTTMicros   int64
+	Message     string
+}
+
+// FlowKey identifies a durable flow at its destination.
+type FlowKey struct {
+	Origin  string
+	Account string
+	Stream  string
+	Bridge  string
+}
+
+// FlowReport is the health of a durable flow as its destination reported it.
+type FlowReport struct {
+	State       string
+	SinceMillis int64
+	Lag         int64
+	Message     string
+}
+
+// Applied tells whether the member holds the part with that hash and has
+// applied it.
+func (m *MemberProgress) Applied(id, hash string) bool {
+	if m == nil || m.Held[id] != hash {
+		return false
+	}
+	_, un := m.Unapplied[id]
+	return !un
+}

@@ -1,7 +1,8 @@
 package topology
 
 // Progress is what the hub knows of each member, from its reports only. A
-// member that is missing has never reported to this hub.
+// member that is missing has never reported to this hub. A MemberProgress that
+// is in a Progress is not modified any more: it is replaced.
 type Progress map[string]*MemberProgress
 
 // MemberProgress is what one member reported.
@@ -15,6 +16,9 @@ type MemberProgress struct {
 	Unapplied map[string]PartFailure
 	Links     map[string]LinkReport
 	Flows     map[FlowKey]FlowReport
+	// Refusal says why the member does not take what the hub would send, when it
+	// refused an update as a whole; empty: it did not.
+	Refusal string
 }
 
 // PartFailure says why a held part is not applied. An empty Code means that it

@@ -1,0 +1,229 @@
+package hub
+
+import (
+	"log/slog"
+	"maps"
+	"sync"
+	"time"
+
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
+	federationv1 "github.com/sealane/sealane/api/federation/v1"
+	"github.com/sealane/sealane/topology"
+)
+
+// Fleet is where the plan meets the sessions: the Reconciler publishes plans
+// into it and observes what members reported; sessions take from it what their
+// member may be sent next.
+//
+// Everything is guarded by mu, which is never held while anything is sent or
+// received. What hangs from progress, and the reported messages, is immutable
+// once stored, so that snapshots are shallow.
+type Fleet struct {
+	epoch     uint64
+	log       *slog.Logger
+	metrics   *metrics
+	heartbeat time.Duration
+	now       func() time.Time
+
+	changes chan struct{}
+	planned chan struct{} // closed by the first Publish
+
+	mu       sync.RWMutex
+	plan     *topology.Plan // nil before the first Publish
+	progress topology.Progress
+	members  map[string]*member
+	waiters  waiters
+	closed   error // set once by close: no session is admitted any more
+}
+
+// member is what the fleet knows of a member beside its progress. It exists
+// while the member is in the plan or has a session.
+type member struct {
+	session  *session // nil: not connected
+	facts    MemberFacts
+	grants   map[string]*federationv1.Grant // by dialer, as reported
+	heldHash string                         // StateHash of progress.Held; empty while that is nil
+	waits    []string                       // what waiters holds of it
+}
+
+// MemberFacts is what a member said of itself.
+type MemberFacts struct {
+	Agent *federationv1.AgentInfo
+	Facts *federationv1.Facts
+	// LastSeen is when anything was last heard of the member. It alone moving is
+	// no change that Changes tells of.
+	LastSeen time.Time
+}
+
+// Observation is everything that members reported, as of one moment. It is the
+// caller's to keep; what it points to must not be modified.
+type Observation struct {
+	Progress topology.Progress
+	// Members holds the members that had a session with this hub process.
+	Members map[string]MemberFacts
+	// Grants are the link credentials that acceptors issued, by acceptor, then by
+	// dialer: only those that the acceptor's plan asks for, for the very key.
+	Grants map[string]map[string]*federationv1.Grant
+}
+
+// HeartbeatInterval is how often agents send a heartbeat. A session that is
+// silent for three of them is ended.
+const HeartbeatInterval = 10 * time.Second
+
+// NewFleet returns a fleet without plan and sessions. Nothing is sent to any
+// member before the first Publish.
+func NewFleet(epoch uint64, log *slog.Logger) *Fleet {
+	return &Fleet{
+		epoch:     epoch,
+		log:       log,
+		metrics:   newMetrics(),
+		heartbeat: HeartbeatInterval,
+		now:       time.Now,
+		changes:   make(chan struct{}, 1),
+		planned:   make(chan struct{}),
+		progress:  topology.Progress{},
+		members:   map[string]*member{},
+		waiters:   waiters{},
+	}
+}
+
+// Changes tells, coalesced, that something in Observe changed.
+func (f *Fleet) Changes() <-chan struct{} { return f.changes }
+
+func (f *Fleet) changed() {
+	select {
+	case f.changes <- struct{}{}:
+	default:
+	}
+}
+
+// Observe returns what the fleet knows now.
+func (f *Fleet) Observe() Observation {
+	f.mu.RLock()
+	defer f.mu.RUnlock()
+	o := Observation{
+		Progress: maps.Clone(f.progress),
+		Members:  make(map[string]MemberFacts, len(f.members)),
+		Grants:   map[string]map[string]*federationv1.Grant{},
+	}
+	for name, m := range f.members {
+		if !m.facts.LastSeen.IsZero() {
+			o.Members[name] = m.facts
+		}
+		if g := f.wantedGrants(name, m); len(g) > 0 {
+			o.Grants[name] = g
+		}
+	}
+	return o
+}
+
+// wantedGrants leaves out every grant that the plan does not ask the member
+// for: a member cannot speak for links that it has no part in.
+func (f *Fleet) wantedGrants(name string, m *member) map[string]*federationv1.Grant {
+	desired := f.desired(name)
+	if desired == nil || len(m.grants) == 0 {
+		return nil
+	}
+	out := make(map[string]*federationv1.Grant, len(m.grants))
+	for dialer, g := range m.grants {
+		p := desired.Part(federationv1.LinkID(dialer))
+		if p == nil {
+			continue
+		}
+		l := p.Part.GetLink()
+		if l.GetRole() == federationv1.LinkSpec_ACCEPT && l.GetPeerKey() == g.GetKey() {
+			out[dialer] = g
+		}
+	}
+	return out
+}
+
+// Publish makes p the plan. It wakes the sessions whose member has something to
+// do because of it, and ends those whose member is gone. It does not wait for
+// any of them.
+func (f *Fleet) Publish(p *topology.Plan) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	old := f.plan
+	f.plan = p
+	if old == nil {
+		old = &topology.Plan{}
+		close(f.planned)
+	}
+	for name := range old.Members {
+		if p.Members[name] == nil {
+			f.forget(name)
+		}
+	}
+	var dirty []string
+	for name, state := range p.Members {
+		before := old.Members[name]
+		if before == state {
+			continue
+		}
+		dirty = append(dirty, name)
+		m := f.members[name]
+		if m == nil {
+			m = &member{}
+			f.members[name] = m
+		}
+		if len(m.grants) > 0 {
+			f.changed() // which grants are wanted may be different now
+		}
+		if before == nil || before.Hash != state.Hash {
+			f.replanned(name, m)
+		}
+		f.setWaits(name)
+	}
+	for _, name := range dirty {
+		f.wake(name)
+		f.wakeWaiters(name)
+	}
+}
+
+// replanned lifts the refusal of a member, which was about another state.
+func (f *Fleet) replanned(name string, m *member) {
+	if m.session != nil {
+		m.session.refused = ""
+	}
+	if pr := f.progress[name]; pr != nil && pr.Refusal != "" {
+		f.update(name, func(n *topology.MemberProgress) { n.Refusal = "" })
+	}
+}
+
+// forget drops everything about a member that is not in the plan any more.
+func (f *Fleet) forget(name string) {
+	if m := f.members[name]; m != nil && m.session != nil {
+		m.session.end(errRemoved(name))
+	}
+	f.setWaits(name)
+	delete(f.members, name)
+	delete(f.progress, name)
+	f.changed()
+}
+
+func errRemoved(name string) error {
+	return status.Errorf(codes.PermissionDenied, "member %q was removed from the federation", name)
+}
+
+// desired is the state planned for a member, or nil.
+func (f *Fleet) desired(name string) *topology.MemberState {
+	if f.plan == nil {
+		return nil
+	}
+	return f.plan.Members[name]
+}
+
+// update replaces the progress of a member by a changed copy. Maps in it must
+// be replaced too, not written to.
+func (f *Fleet) update(name string, change func(*topology.MemberProgress)) {
+	n := &topology.MemberProgress{}
+	if old := f.progress[name]; old != nil {
+		*n = *old
+	}
+	change(n)
+	f.progress[name] = n
+	f.changed()
+}

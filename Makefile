@@ -1,0 +1,61 @@
+# Sealane. `make help` lists the targets. Everything but Go itself is pinned in
+# go.mod and tools/go.mod.
+SHELL       := bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+
+VERSION  ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo devel)
+BINARIES := sealane-hub sealane-agent sealane
+TOOL     := go tool -modfile=tools/go.mod
+FUZZTIME ?= 10s
+
+# Files that `make generate` owns.
+GENERATED := '*.pb.go' '*zz_generated*.go' api/v1alpha1/crds docs/reference
+
+.PHONY: help
+help: ## List the targets
+	@sed -nE 's/^([a-z]+):.*## (.*)/  \1\t\2/p' $(MAKEFILE_LIST) | expand -t 14
+
+.PHONY: build
+build: ## Build bin/sealane-hub, bin/sealane-agent and bin/sealane
+	CGO_ENABLED=0 go build -trimpath -ldflags '-s -w -X main.version=$(VERSION)' -o bin/ $(BINARIES:%=./cmd/%)
+
+.PHONY: generate
+generate: ## Regenerate protobuf code, deep copies, CRDs and docs/reference
+	$(TOOL) buf lint
+	$(TOOL) buf generate
+	$(TOOL) controller-gen object crd:generateEmbeddedObjectMeta=false output:crd:dir=api/v1alpha1/crds paths=./api/v1alpha1
+	$(TOOL) crd-ref-docs --log-level=ERROR --source-path=api/v1alpha1 --config=tools/crd-ref-docs/config.yaml \
+		--templates-dir=tools/crd-ref-docs/templates --renderer=markdown --output-path=docs/reference/v1alpha1.md
+
+.PHONY: lint
+lint: ## Check style and import rules with golangci-lint
+	$(TOOL) golangci-lint run ./...
+
+.PHONY: test
+test: ## Run every test with the race detector (needs a C compiler)
+	go test -race -timeout 20m ./...
+
+.PHONY: fuzz
+fuzz: ## Run every fuzz target for FUZZTIME (10s)
+	@grep -roE --include='*_test.go' '^func Fuzz\w+' . | while IFS=: read -r file fn; do \
+		set -x; go test -run '^$$' -fuzz "^$${fn#func }\$$" -fuzztime $(FUZZTIME) "$$(dirname "$$file")"; { set +x; } 2>/dev/null; done
+
+.PHONY: demo
+demo: build ## Build, then run the demo until Ctrl-C (ARGS=--exit ends it)
+	bin/sealane demo $(ARGS)
+
+.PHONY: verify
+verify: generate ## Regenerate and fail if a generated file is not as committed
+	@changed=$$(git status --porcelain -- $(GENERATED)); \
+	if [ -n "$$changed" ]; then \
+		git --no-pager diff -- $(GENERATED); \
+		echo "generated files are not up to date; run 'make generate' and commit:"; echo "$$changed"; exit 1; fi
+
+.PHONY: vuln
+vuln: ## Look for known vulnerabilities (asks vuln.go.dev)
+	$(TOOL) govulncheck ./...
+
+.PHONY: clean
+clean: ## Remove bin/
+	rm -rf bin

@@ -58,6 +58,9 @@ type Plan struct {
 	Links []Link
 	// Objects says what each accepted object needs, for its status.
 	Objects map[ObjectRef]*Footprint
+	// Frozen names members that must lose nothing for now, and why: their
+	// topology is refused as it stands, so what they hold is left to run.
+	Frozen map[string]string
 }
 
 // MemberState is what one member shall hold.

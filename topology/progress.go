@@ -9,6 +9,10 @@ type Progress map[string]*MemberProgress
 type MemberProgress struct {
 	// Connected tells whether a session is open.
 	Connected bool
+	// Features names the kinds of parts that the agent can apply (Hello.features):
+	// "broker", "account", "link", "stream", "outlet". A part of another kind is
+	// never sent to it.
+	Features []string
 	// Held maps the ids of the parts that the member holds to their hashes. Nil:
 	// not known yet.
 	Held map[string]string

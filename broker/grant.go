@@ -1,0 +1,90 @@
+package broker
+
+import (
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/nats-io/jwt/v2"
+	"github.com/nats-io/nkeys"
+
+	federationv1 "github.com/sealane/sealane/api/federation/v1"
+)
+
+// linkTypes are the connections that a link user may open; an ordinary client
+// with a grant is refused.
+var linkTypes = []string{jwt.ConnectionTypeLeafnode, jwt.ConnectionTypeLeafnodeWS}
+
+// IssueGrant permits peer, by its public user key, to open the two connections
+// of a link with this member. The grant does not expire: it ends when the link's
+// accounts are removed. The same arguments give the same bytes.
+func IssueGrant(k *Keyring, peer, peerKey string, issuedAt time.Time) (*federationv1.Grant, error) {
+	if !nkeys.IsValidPublicUserKey(peerKey) {
+		return nil, fmt.Errorf("the link key of %q is not a public user key", peer)
+	}
+	g := &federationv1.Grant{Peer: peer, Key: peerKey}
+	for _, side := range []struct {
+		account string
+		token   *string
+	}{
+		{federationv1.InAccount(peer), &g.Out},
+		{federationv1.OutAccount(peer), &g.In},
+	} {
+		token, err := signUser(k, side.account, peerKey, peer, linkTypes, issuedAt)
+		if err != nil {
+			return nil, err
+		}
+		*side.token = token
+	}
+	return g, nil
+}
+
+// ErrBadGrant says that a grant cannot be used by this member.
+var ErrBadGrant = errors.New("bad grant")
+
+// VerifyGrant checks a grant as its receiver: both tokens are user claims over
+// ownKey, signed by two different accounts, for links only, and do not expire.
+// Whether those accounts are the right ones only the peer's broker can tell.
+func VerifyGrant(g *federationv1.Grant, ownKey string) error {
+	if g.GetKey() != ownKey {
+		return fmt.Errorf("%w: it is for another link key", ErrBadGrant)
+	}
+	var issuers []string
+	for _, t := range []struct{ side, token string }{{"out", g.GetOut()}, {"in", g.GetIn()}} {
+		c, err := jwt.DecodeUserClaims(t.token)
+		if err != nil {
+			return fmt.Errorf("%w: its %s token: %w", ErrBadGrant, t.side, err)
+		}
+		vr := jwt.CreateValidationResults()
+		c.Validate(vr)
+		switch {
+		case c.Subject != ownKey:
+			return fmt.Errorf("%w: its %s token is for another key", ErrBadGrant, t.side)
+		case vr.IsBlocking(true):
+			return fmt.Errorf("%w: its %s token is not valid: %w", ErrBadGrant, t.side, vr.Errors()[0])
+		case c.Expires != 0:
+			return fmt.Errorf("%w: its %s token expires", ErrBadGrant, t.side)
+		case c.BearerToken:
+			return fmt.Errorf("%w: its %s token needs no key", ErrBadGrant, t.side)
+		case !sameTypes(c.AllowedConnectionTypes):
+			return fmt.Errorf("%w: its %s token is for other connections than links", ErrBadGrant, t.side)
+		}
+		issuers = append(issuers, c.Issuer)
+	}
+	if issuers[0] == issuers[1] {
+		return fmt.Errorf("%w: both tokens are of one account", ErrBadGrant)
+	}
+	return nil
+}
+
+func sameTypes(types jwt.StringList) bool {
+	if len(types) != len(linkTypes) {
+		return false
+	}
+	for _, t := range linkTypes {
+		if !types.Contains(t) {
+			return false
+		}
+	}
+	return true
+}

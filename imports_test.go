@@ -29,10 +29,10 @@ var rules = []struct {
 	allowed   []string // exceptions to forbidden
 }{
 	{
-		name:      "the wire stands on its own",
-		packages:  []string{"./api/federation/..."},
+		name:      "the wire and the journal stand on the wire alone",
+		packages:  []string{"./api/federation/...", "./api/journal/..."},
 		forbidden: []string{module, "k8s.io", "sigs.k8s.io"},
-		allowed:   []string{module + "/api/federation"},
+		allowed:   []string{module + "/api/federation", module + "/api/journal"},
 	},
 	{
 		name:      "the resources stand on their own",
@@ -56,7 +56,7 @@ var rules = []struct {
 		name:      "the agent is lean: no Kubernetes and no etcd",
 		packages:  []string{"./broker/...", "./agent/...", "./cmd/sealane-agent"},
 		forbidden: []string{module, "k8s.io", "sigs.k8s.io", "go.etcd.io"},
-		allowed:   []string{module + "/api/federation", module + "/broker", module + "/agent", module + "/cmd/sealane-agent"},
+		allowed:   []string{module + "/api/federation", module + "/api/journal", module + "/broker", module + "/agent", module + "/cmd/sealane-agent"},
 	},
 	{
 		name:      "the broker does not know its agent",

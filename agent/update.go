@@ -1,0 +1,83 @@
+package agent
+
+import (
+	"fmt"
+
+	federationv1 "github.com/sealane/sealane/api/federation/v1"
+)
+
+// verdict is what became of an update.
+type verdict int
+
+const (
+	// accepted: journalled; the applier has to look.
+	accepted verdict = iota
+	// unknownBase: the hub is mistaken about what the agent holds.
+	unknownBase
+	// refused: as a whole, nothing was changed.
+	refused
+)
+
+// accept checks an update and, if it is sound, makes it the held state. What
+// comes from the hub is not trusted: names, sizes and hashes are all checked
+// here, once, and nothing is changed unless everything is right.
+func (h *holder) accept(u *federationv1.Update) (v verdict, reason string, now *held) {
+	var reply verdict
+	now, err := h.change(func(n *held) bool {
+		reply, reason = n.take(u)
+		return reply == accepted
+	})
+	if err != nil {
+		return refused, "cannot write the journal: " + err.Error(), now
+	}
+	return reply, reason, now
+}
+
+// take applies an update to h.
+func (h *held) take(u *federationv1.Update) (verdict, string) {
+	if u.Epoch < h.epoch {
+		return refused, fmt.Sprintf("the update is of epoch %d, but this member has seen epoch %d", u.Epoch, h.epoch)
+	}
+	if u.BaseHash != h.hash {
+		return unknownBase, ""
+	}
+	if err := validateUpdate(u); err != nil {
+		return refused, err.Error()
+	}
+	h.epoch = u.Epoch
+	for _, id := range u.Removals {
+		p := h.parts[id]
+		if p == nil {
+			return refused, fmt.Sprintf("it removes %q, which this member does not hold", id)
+		}
+		delete(h.parts, id)
+		h.doomed[id] = p
+	}
+	for _, p := range u.Upserts {
+		h.parts[p.Id] = p
+		delete(h.doomed, p.Id)
+	}
+	if len(h.parts) > maxParts {
+		return refused, fmt.Sprintf("it would leave %d parts; at most %d are taken", len(h.parts), maxParts)
+	}
+	h.rehash()
+	if h.hash != u.TargetHash {
+		return refused, "what it leads to does not have the target hash"
+	}
+	return accepted, ""
+}
+
+// sawEpoch records the epoch of a hub. It returns false if that is lower than
+// the highest one seen.
+func (h *holder) sawEpoch(epoch uint64) (bool, error) {
+	ok := true
+	_, err := h.change(func(n *held) bool {
+		ok = epoch >= n.epoch
+		if epoch <= n.epoch {
+			return false
+		}
+		n.epoch = epoch
+		return true
+	})
+	return ok, err
+}

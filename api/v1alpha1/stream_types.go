@@ -90,7 +90,7 @@ const (
 // +kubebuilder:validation:XValidation:rule="self.account == oldSelf.account",message="account cannot be changed: create another stream and bridge the two"
 // +kubebuilder:validation:XValidation:rule="self.storage == oldSelf.storage",message="storage cannot be changed: create another stream and bridge the two"
 // +kubebuilder:validation:XValidation:rule="self.retention == oldSelf.retention",message="retention cannot be changed: create another stream and bridge the two"
-// +kubebuilder:validation:XValidation:rule="(has(self.name) ? self.name : ”) == (has(oldSelf.name) ? oldSelf.name : ”)",message="name cannot be changed: create another stream and bridge the two"
+// +kubebuilder:validation:XValidation:rule="has(self.name) == has(oldSelf.name) && (!has(self.name) || self.name == oldSelf.name)",message="name cannot be changed: create another stream and bridge the two"
 type StreamSpec struct {
 	// Topology that the stream belongs to. May be left out while there is only one.
 	//

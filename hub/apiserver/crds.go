@@ -1,0 +1,155 @@
+package apiserver
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"maps"
+	"time"
+
+	apiextensionsv1 "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1"
+	clientset "k8s.io/apiextensions-apiserver/pkg/client/clientset/clientset/typed/apiextensions/v1"
+	"k8s.io/apimachinery/pkg/api/equality"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/client-go/rest"
+	"k8s.io/client-go/util/retry"
+	"sigs.k8s.io/yaml"
+
+	"github.com/sealane/sealane/api/v1alpha1"
+)
+
+// InstallCRDs makes the API server behind cfg, an embedded one or a Kubernetes
+// cluster's, serve the kinds of api/v1alpha1 as this version of the program
+// knows them, and returns when it does.
+func InstallCRDs(ctx context.Context, cfg *rest.Config) error {
+	crds, err := readCRDs(v1alpha1.CRDs)
+	if err != nil {
+		return err
+	}
+	client, err := clientset.NewForConfig(cfg)
+	if err != nil {
+		return err
+	}
+	for _, crd := range crds {
+		if err := installCRD(ctx, client, crd); err != nil {
+			return fmt.Errorf("install the definition %s: %w", crd.Name, err)
+		}
+	}
+	for _, crd := range crds {
+		if err := awaitCRD(ctx, client, crd); err != nil {
+			return fmt.Errorf("wait for the definition %s: %w", crd.Name, err)
+		}
+	}
+	return nil
+}
+
+func readCRDs(files fs.FS) ([]*apiextensionsv1.CustomResourceDefinition, error) {
+	paths, err := fs.Glob(files, "crds/*.yaml")
+	if err != nil {
+		return nil, err
+	}
+	if len(paths) == 0 {
+		return nil, errors.New("no resource definitions are built in")
+	}
+	crds := make([]*apiextensionsv1.CustomResourceDefinition, len(paths))
+	for i, p := range paths {
+		b, err := fs.ReadFile(files, p)
+		if err != nil {
+			return nil, err
+		}
+		crds[i] = &apiextensionsv1.CustomResourceDefinition{}
+		if err := yaml.UnmarshalStrict(b, crds[i]); err != nil {
+			return nil, fmt.Errorf("%s: %w", p, err)
+		}
+	}
+	return crds, nil
+}
+
+// installCRD replaces the whole spec, so that a property which this version does
+// not know any more is gone, and keeps other people's labels and annotations.
+func installCRD(ctx context.Context, client clientset.CustomResourceDefinitionsGetter, want *apiextensionsv1.CustomResourceDefinition) error {
+	crds := client.CustomResourceDefinitions()
+	return retry.OnError(retry.DefaultBackoff, func(err error) bool {
+		// AlreadyExists and NotFound: somebody else installed or removed it between
+		// our two calls.
+		return apierrors.IsConflict(err) || apierrors.IsAlreadyExists(err) || apierrors.IsNotFound(err)
+	}, func() error {
+		have, err := crds.Get(ctx, want.Name, metav1.GetOptions{})
+		if apierrors.IsNotFound(err) {
+			_, err = crds.Create(ctx, want, metav1.CreateOptions{})
+			return err
+		}
+		if err != nil {
+			return err
+		}
+		next := have.DeepCopy()
+		next.Spec = *want.Spec.DeepCopy()
+		// The server fills these in; leaving them out would only look like a change.
+		next.Spec.Conversion = have.Spec.Conversion
+		next.Labels = merged(have.Labels, want.Labels)
+		next.Annotations = merged(have.Annotations, want.Annotations)
+		if equality.Semantic.DeepEqual(have, next) {
+			return nil
+		}
+		_, err = crds.Update(ctx, next, metav1.UpdateOptions{})
+		return err
+	})
+}
+
+func merged(have, want map[string]string) map[string]string {
+	out := maps.Clone(have)
+	if out == nil && len(want) > 0 {
+		out = map[string]string{}
+	}
+	maps.Copy(out, want)
+	return out
+}
+
+// awaitCRD waits until objects of the kind can be listed: Established alone comes
+// a moment before that.
+func awaitCRD(ctx context.Context, client clientset.CustomResourceDefinitionsGetter, crd *apiextensionsv1.CustomResourceDefinition) error {
+	rc := client.(interface{ RESTClient() rest.Interface }).RESTClient()
+	var last error
+	for {
+		last = checkCRD(ctx, client, rc, crd)
+		if last == nil {
+			return nil
+		}
+		select {
+		case <-ctx.Done():
+			return errors.Join(context.Cause(ctx), last)
+		case <-time.After(10 * time.Millisecond):
+		}
+	}
+}
+
+func checkCRD(ctx context.Context, client clientset.CustomResourceDefinitionsGetter, rc rest.Interface, crd *apiextensionsv1.CustomResourceDefinition) error {
+	have, err := client.CustomResourceDefinitions().Get(ctx, crd.Name, metav1.GetOptions{})
+	if err != nil {
+		return err
+	}
+	established := false
+	for _, c := range have.Status.Conditions {
+		switch {
+		case c.Type == apiextensionsv1.Established && c.Status == apiextensionsv1.ConditionTrue:
+			established = true
+		case c.Type == apiextensionsv1.NamesAccepted && c.Status == apiextensionsv1.ConditionFalse,
+			c.Type == apiextensionsv1.NonStructuralSchema && c.Status == apiextensionsv1.ConditionTrue:
+			return fmt.Errorf("%s: %s", c.Reason, c.Message)
+		}
+	}
+	if !established {
+		return errors.New("not established yet")
+	}
+	for _, v := range crd.Spec.Versions {
+		if !v.Served {
+			continue
+		}
+		if err := rc.Get().AbsPath("/apis", crd.Spec.Group, v.Name, crd.Spec.Names.Plural).Param("limit", "1").Do(ctx).Error(); err != nil {
+			return err
+		}
+	}
+	return nil
+}

@@ -1,0 +1,179 @@
+package apiserver
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"sync"
+	"time"
+
+	"k8s.io/client-go/rest"
+)
+
+const minTLS = tls.VersionTLS13
+
+// ErrInUse means that another process runs on the data folder.
+var ErrInUse = errors.New("data folder in use")
+
+// Options say where a server keeps its data and where it listens.
+type Options struct {
+	// DataDir holds everything that must survive; it is made if it is missing:
+	// etcd/ (the objects), pki/api-*.pem (the API's authority and serving
+	// certificate), kubeconfig (all rights), api-port, apiserver.lock, run/.
+	DataDir string
+	// Listen is the host and port to serve at. With port 0 a free port is chosen
+	// once and kept for the next start.
+	Listen string
+	// Hosts are further names and addresses of this machine, by which others
+	// reach it: they go into the serving certificate.
+	Hosts []string
+	// Log takes what the server has to say, and from then on also what the
+	// Kubernetes client libraries of the whole process say. Default:
+	// slog.Default().
+	Log *slog.Logger
+}
+
+// Server is a running API server with its store.
+type Server struct {
+	rest       *rest.Config
+	kubeconfig string
+	cancel     context.CancelFunc
+	done       chan struct{}
+	err        error
+}
+
+// Start runs a server until ctx ends, or Close. It returns when the API answers,
+// CustomResourceDefinitions from an earlier run included.
+//
+// Stopping takes down all goroutines but a few that the Kubernetes libraries
+// start once a process or never end (see the package's tests).
+func Start(ctx context.Context, o Options) (_ *Server, err error) {
+	log := o.Log
+	if log == nil {
+		log = slog.Default()
+	}
+	log = log.With("component", "apiserver")
+	klogTarget.Store(log)
+
+	// undo holds what to take down, in reverse, when a later step fails.
+	var undo []func()
+	defer func() {
+		if err != nil {
+			for i := len(undo) - 1; i >= 0; i-- {
+				undo[i]()
+			}
+		}
+	}()
+
+	if err := os.MkdirAll(o.DataDir, 0o700); err != nil {
+		return nil, err
+	}
+	unlock, err := lockDir(o.DataDir)
+	if err != nil {
+		return nil, err
+	}
+	undo = append(undo, unlock)
+	addr, err := listen(ctx, o.DataDir, o.Listen, log)
+	if err != nil {
+		return nil, err
+	}
+	undo = append(undo, func() { _ = addr.Close() })
+	certs, err := newCertificates(o.DataDir, addr, o.Hosts)
+	if err != nil {
+		return nil, err
+	}
+	own, err := ownConfig(certs)
+	if err != nil {
+		return nil, err
+	}
+	store, err := startStore(ctx, o.DataDir, log)
+	if err != nil {
+		return nil, err
+	}
+	undo = append(undo, store.close)
+	api, err := newAPIServer(store, addr, certs, own)
+	if err != nil {
+		return nil, err
+	}
+
+	ctx, cancel := context.WithCancel(ctx)
+	s := &Server{rest: own, kubeconfig: certs.kubeconfig, cancel: cancel, done: make(chan struct{})}
+	served := make(chan error, 1)
+	prepared := api.PrepareRun()
+	go func() { served <- prepared.RunWithContext(ctx) }()
+	go s.run(ctx, served, store, certs, unlock, log)
+	undo = []func(){func() { _ = s.Close() }}
+	if err := s.ready(ctx); err != nil {
+		return nil, err
+	}
+	return s, nil
+}
+
+// run waits for the end and takes everything down, users before what they use.
+func (s *Server) run(ctx context.Context, served <-chan error, store *store, certs *certificates, unlock func(), log *slog.Logger) {
+	defer close(s.done)
+	var renewer sync.WaitGroup
+	renewer.Go(func() { certs.run(ctx, log) })
+
+	var err error
+	select {
+	case err = <-store.failed():
+		err = fmt.Errorf("the store failed: %w", err)
+		s.cancel()
+		<-served
+	case err = <-served:
+		s.cancel()
+	}
+	renewer.Wait()
+	store.close()
+	unlock()
+	s.err = err
+}
+
+// ready polls: the libraries have no signal that says that the definitions of an
+// earlier run are served again.
+func (s *Server) ready(ctx context.Context) error {
+	cfg := rest.CopyConfig(s.rest)
+	cfg.Timeout = 5 * time.Second
+	cfg.GroupVersion = nil
+	client, err := rest.UnversionedRESTClientFor(unversioned(cfg))
+	if err != nil {
+		return err
+	}
+	for {
+		err := client.Get().AbsPath("/readyz").Do(ctx).Error()
+		if err == nil {
+			return nil
+		}
+		select {
+		case <-s.done:
+			return fmt.Errorf("the API server stopped while starting: %w", errors.Join(s.err, err))
+		case <-ctx.Done():
+			return fmt.Errorf("start the API server: %w", errors.Join(context.Cause(ctx), err))
+		case <-time.After(10 * time.Millisecond):
+		}
+	}
+}
+
+// RESTConfig gives this process all rights at the server, without limit of rate.
+// It holds while the server runs; what is kept longer, or given to others, is
+// the kubeconfig.
+func (s *Server) RESTConfig() *rest.Config { return rest.CopyConfig(s.rest) }
+
+// KubeconfigPath is the file that gives its reader all rights at the server.
+func (s *Server) KubeconfigPath() string { return s.kubeconfig }
+
+// Wait blocks until the server has stopped and says why, if it was not asked to.
+func (s *Server) Wait() error {
+	<-s.done
+	return s.err
+}
+
+// Close stops the server and waits until all is on disk.
+func (s *Server) Close() error {
+	s.cancel()
+	return s.Wait()
+}

@@ -1,0 +1,156 @@
+package embedded
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+
+	"github.com/sealane/sealane/broker"
+)
+
+// writeFile replaces a file as a whole: it is complete on the disk, or it is what
+// it was.
+func writeFile(path string, data []byte) error {
+	dir := filepath.Dir(path)
+	tmp, err := os.CreateTemp(dir, "."+filepath.Base(path)+"-*") // mode 0600
+	if err != nil {
+		return err
+	}
+	defer os.Remove(tmp.Name())
+	_, err = tmp.Write(data)
+	if err == nil {
+		err = tmp.Sync()
+	}
+	if cerr := tmp.Close(); err == nil {
+		err = cerr
+	}
+	if err == nil {
+		err = os.Rename(tmp.Name(), path)
+	}
+	if err != nil {
+		return err
+	}
+	d, err := os.Open(dir)
+	if err != nil {
+		return err
+	}
+	defer d.Close()
+	return d.Sync()
+}
+
+// listener is an address to listen on. Its port may be -1: to be chosen.
+type listener struct {
+	host string
+	port int
+}
+
+func (l listener) enabled() bool { return l.port != 0 }
+
+func parseListener(addr string) (listener, error) {
+	if addr == "" {
+		return listener{}, nil
+	}
+	host, port, err := net.SplitHostPort(addr)
+	if err != nil {
+		return listener{}, err
+	}
+	n, err := strconv.Atoi(port)
+	if err != nil || n < 0 || n > 65535 {
+		return listener{}, fmt.Errorf("%q is not a port", port)
+	}
+	if host == "" {
+		host = "0.0.0.0"
+	}
+	if n == 0 {
+		n = -1
+	}
+	return listener{host: host, port: n}, nil
+}
+
+// ports are the ports that were chosen for listeners without one. They are kept:
+// clients and peers find the member where it was.
+type ports struct {
+	Client int `json:"client,omitempty"`
+	Link   int `json:"link,omitempty"`
+	LinkWS int `json:"linkWebsocket,omitempty"`
+}
+
+func loadPorts(path string) (ports, error) {
+	var p ports
+	b, err := os.ReadFile(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return p, nil
+	}
+	if err != nil {
+		return p, err
+	}
+	if err := json.Unmarshal(b, &p); err != nil {
+		return ports{}, fmt.Errorf("%s is damaged (remove it to have ports chosen anew): %w", path, err)
+	}
+	return p, nil
+}
+
+func (p ports) save(path string) error {
+	b, err := json.Marshal(p)
+	if err != nil {
+		return err
+	}
+	return writeFile(path, b)
+}
+
+// resolve gives l the port that was chosen for it before, if it is still free.
+func (l *listener) resolve(chosen int) {
+	if l.port != -1 || chosen <= 0 {
+		return
+	}
+	ln, err := net.Listen("tcp", net.JoinHostPort(l.host, strconv.Itoa(chosen)))
+	if err != nil {
+		return
+	}
+	ln.Close()
+	l.port = chosen
+}
+
+// writeCreds writes the credentials of a remote and returns their path. Another
+// token gives another path, and so another remote: it connects anew instead of
+// going on with what it was let in with.
+func writeCreds(dir string, k *broker.Keyring, r broker.Remote) (string, error) {
+	content, err := broker.FormatCreds(r.JWT, k.LinkUser())
+	if err != nil {
+		return "", fmt.Errorf("the peer's grant cannot be used: %w", err)
+	}
+	sum := sha256.Sum256([]byte(r.JWT))
+	side := "in"
+	if r.Out {
+		side = "out"
+	}
+	path := filepath.Join(dir, fmt.Sprintf("%s.%s.%s.creds", r.Peer, side, hex.EncodeToString(sum[:6])))
+	if have, err := os.ReadFile(path); err == nil && string(have) == string(content) {
+		return path, nil
+	}
+	return path, writeFile(path, content)
+}
+
+// removeCreds removes the credentials in dir that are not in keep.
+func removeCreds(dir string, keep map[string]bool) error {
+	files, err := os.ReadDir(dir)
+	if err != nil {
+		return err
+	}
+	var errs []error
+	for _, f := range files {
+		path := filepath.Join(dir, f.Name())
+		if strings.HasSuffix(path, ".creds") && !keep[path] {
+			errs = append(errs, os.Remove(path))
+		}
+	}
+	return errors.Join(errs...)
+}

@@ -1,0 +1,104 @@
+package embedded
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"strings"
+	"sync"
+	"time"
+)
+
+// levelServerDebug is where the server's own debug messages go: below ours.
+const levelServerDebug = slog.LevelDebug - 4
+
+// repeatAfter is how long a message of the server is not logged again: a remote
+// that is refused says so four times a second.
+const repeatAfter = 30 * time.Second
+
+// serverLog is the server's logger. Notices are not news to anyone but who is
+// debugging; the agent tells the state of links itself.
+type serverLog struct {
+	log *slog.Logger
+	// fatal gets the first message with which the server gives up.
+	fatal chan string
+
+	mu   sync.Mutex
+	seen map[string]*repeated
+}
+
+type repeated struct {
+	last  time.Time
+	count int
+}
+
+func newServerLog(log *slog.Logger) *serverLog {
+	return &serverLog{log: log, fatal: make(chan string, 1), seen: map[string]*repeated{}}
+}
+
+func (l *serverLog) debug() bool { return l.log.Enabled(context.Background(), levelServerDebug) }
+
+func (l *serverLog) Noticef(format string, v ...any) { l.write(slog.LevelDebug, format, v...) }
+func (l *serverLog) Warnf(format string, v ...any)   { l.write(slog.LevelWarn, format, v...) }
+func (l *serverLog) Errorf(format string, v ...any)  { l.write(slog.LevelError, format, v...) }
+func (l *serverLog) Debugf(format string, v ...any)  { l.write(levelServerDebug, format, v...) }
+func (l *serverLog) Tracef(format string, v ...any)  { l.write(levelServerDebug, format, v...) }
+
+// Fatalf is called where a server of its own would exit. The process goes on;
+// whoever starts the server is told.
+func (l *serverLog) Fatalf(format string, v ...any) {
+	msg := fmt.Sprintf(format, v...)
+	select {
+	case l.fatal <- msg:
+	default:
+	}
+	l.write(slog.LevelError, "%s", msg)
+}
+
+func (l *serverLog) write(level slog.Level, format string, v ...any) {
+	ctx := context.Background()
+	if !l.log.Enabled(ctx, level) {
+		return
+	}
+	msg := fmt.Sprintf(format, v...)
+	if level >= slog.LevelWarn {
+		n, ok := l.admit(msg)
+		if !ok {
+			return
+		}
+		if n > 0 {
+			l.log.Log(ctx, level, msg, "repeated", n)
+			return
+		}
+	}
+	l.log.Log(ctx, level, msg)
+}
+
+// admit tells whether a message is to be logged, and how often it was not since
+// it last was. Messages that differ in numbers only (ports, connection ids,
+// times) count as one.
+func (l *serverLog) admit(msg string) (suppressed int, ok bool) {
+	key := strings.Map(func(r rune) rune {
+		if r >= '0' && r <= '9' {
+			return -1
+		}
+		return r
+	}, msg)
+	now := time.Now()
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	s := l.seen[key]
+	if s == nil {
+		if len(l.seen) >= 1000 {
+			clear(l.seen)
+		}
+		l.seen[key] = &repeated{last: now}
+		return 0, true
+	}
+	if now.Sub(s.last) < repeatAfter {
+		s.count++
+		return 0, false
+	}
+	suppressed, s.count, s.last = s.count, 0, now
+	return suppressed, true
+}

@@ -1,0 +1,212 @@
+package embedded
+
+import (
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"net"
+	"net/url"
+	"sort"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/nats-io/jwt/v2"
+	"github.com/nats-io/nats-server/v2/server"
+
+	federationv1 "github.com/sealane/sealane/api/federation/v1"
+	"github.com/sealane/sealane/broker"
+)
+
+const (
+	// pingInterval finds dead clients and, at the latest, half-open leaf
+	// connections (after three intervals). NATS has one setting for both, so it
+	// is what a suspended client can stand; the agent's probes find half-open
+	// links sooner.
+	pingInterval = 10 * time.Second
+	pingMax      = 2
+	// leafReconnect cannot be reloaded.
+	leafReconnect  = 250 * time.Millisecond
+	leafDial       = 3 * time.Second
+	leafTLSSeconds = 5.0
+	// Clients are told and then let go over this time when the server stops.
+	lameDuck      = 600 * time.Millisecond
+	lameDuckGrace = 100 * time.Millisecond
+	syncInterval  = time.Second
+)
+
+// serverOptions is everything that the server's options depend on.
+type serverOptions struct {
+	config    broker.Config
+	operator  *jwt.OperatorClaims
+	resolver  *server.DirAccResolver
+	storeDir  string
+	client    listener
+	link      listener
+	linkWS    listener
+	clientTLS *tls.Config
+	remotes   []*server.RemoteLeafOpts
+}
+
+// build makes the whole options anew: the server changes the ones that it is
+// given, and options that were validated once are refused the second time.
+func (o serverOptions) build() *server.Options {
+	spec := broker.WithDefaults(o.config.Spec)
+	so := &server.Options{
+		ServerName:             o.config.Cluster,
+		Host:                   o.client.host,
+		Port:                   o.client.port,
+		NoSigs:                 true,
+		NoLog:                  true,
+		MaxConn:                int(spec.GetMaxConnections()),
+		MaxPayload:             spec.GetMaxPayload(),
+		PingInterval:           pingInterval,
+		MaxPingsOut:            pingMax,
+		NoFastProducerStall:    true,
+		LameDuckDuration:       lameDuck,
+		LameDuckGracePeriod:    lameDuckGrace,
+		TrustedOperators:       []*jwt.OperatorClaims{o.operator},
+		SystemAccount:          o.operator.SystemAccount,
+		AccountResolver:        o.resolver,
+		JetStream:              true,
+		JetStreamDomain:        o.config.Cluster,
+		StoreDir:               o.storeDir,
+		JetStreamMaxMemory:     spec.GetMaxMemory(),
+		JetStreamMaxStore:      spec.GetMaxStorage(),
+		SyncInterval:           syncInterval,
+		SyncAlways:             spec.GetSyncAlways(),
+		DisableJetStreamBanner: true,
+	}
+	// Set also where there are no remotes yet: the first one that is added later
+	// must not change it.
+	so.Cluster.Name = o.config.Cluster
+	if o.clientTLS != nil {
+		so.TLSConfig = o.clientTLS.Clone()
+		so.TLSTimeout = leafTLSSeconds
+	}
+	so.LeafNode.ReconnectInterval = leafReconnect
+	so.LeafNode.DialTimeout = leafDial
+	so.LeafNode.NoAdvertise = true
+	if o.link.enabled() {
+		so.LeafNode.Host, so.LeafNode.Port = o.link.host, o.link.port
+		so.LeafNode.TLSConfig = acceptTLS(o.config.TLS)
+		so.LeafNode.TLSTimeout = leafTLSSeconds
+		// Nothing is said in the clear, not even the server's version; and what
+		// stands in between can route by the name in the handshake.
+		so.LeafNode.TLSHandshakeFirst = true
+	}
+	if o.linkWS.enabled() {
+		so.Websocket.Host, so.Websocket.Port = o.linkWS.host, o.linkWS.port
+		so.Websocket.TLSConfig = acceptTLS(o.config.TLS)
+		so.Websocket.HandshakeTimeout = time.Duration(leafTLSSeconds) * time.Second
+	}
+	so.LeafNode.Remotes = cloneRemotes(o.remotes)
+	return so
+}
+
+// remoteOptions makes the options of one remote; creds is the path of its
+// credentials.
+func remoteOptions(k *broker.Keyring, c broker.Config, r broker.Remote, creds string) (*server.RemoteLeafOpts, error) {
+	urls, err := endpointURLs(r.Endpoints)
+	if err != nil {
+		return nil, err
+	}
+	account := federationv1.InAccount(r.Peer)
+	if r.Out {
+		account = federationv1.OutAccount(r.Peer)
+	}
+	t := linkTLS(c.TLS)
+	t.ServerName = federationv1.MemberDNSName(c.TrustDomain, r.Peer)
+	return &server.RemoteLeafOpts{
+		LocalAccount: k.Account(account).Public,
+		URLs:         urls,
+		NoRandomize:  true,
+		Credentials:  creds,
+		TLS:          true,
+		TLSConfig:    t,
+		TLSTimeout:   leafTLSSeconds,
+		// A websocket begins with its handshake anyway.
+		TLSHandshakeFirst: urls[0].Scheme == "tls",
+		// The tx side of a directed link is its hub side, whoever dials: a member in
+		// transit then is never a spoke on both of the connections that it joins.
+		Hub:                     r.Out,
+		IgnoreDiscoveredServers: true,
+		Disabled:                r.Disabled,
+	}, nil
+}
+
+// endpointURLs reads endpoints. NATS cannot mix websocket and plain addresses in
+// one remote: where there are plain ones, they are used.
+func endpointURLs(endpoints []string) ([]*url.URL, error) {
+	var plain, ws []*url.URL
+	for _, e := range endpoints {
+		if rest, ok := strings.CutPrefix(e, "wss://"); ok {
+			u, err := url.Parse("wss://" + rest)
+			if err != nil || u.Hostname() == "" || u.User != nil || u.RawQuery != "" || u.Fragment != "" {
+				return nil, fmt.Errorf("endpoint %q is not wss://HOST[:PORT][/PATH]", e)
+			}
+			if u.Port() == "" {
+				u.Host = net.JoinHostPort(u.Hostname(), "443")
+			}
+			ws = append(ws, u)
+			continue
+		}
+		host, port, err := net.SplitHostPort(e)
+		if n, perr := strconv.Atoi(port); err != nil || host == "" || perr != nil || n <= 0 || n > 65535 || strings.ContainsAny(host, "/@?# ") {
+			return nil, fmt.Errorf("endpoint %q is not HOST:PORT or wss://HOST[:PORT][/PATH]", e)
+		}
+		plain = append(plain, &url.URL{Scheme: "tls", Host: e})
+	}
+	if len(plain) > 0 {
+		return plain, nil
+	}
+	if len(ws) > 0 {
+		return ws, nil
+	}
+	return nil, errors.New("the peer has no endpoints")
+}
+
+func cloneRemotes(rs []*server.RemoteLeafOpts) []*server.RemoteLeafOpts {
+	var out []*server.RemoteLeafOpts
+	for _, r := range rs {
+		cp := *r
+		cp.URLs = nil
+		for _, u := range r.URLs {
+			v := *u
+			cp.URLs = append(cp.URLs, &v)
+		}
+		cp.TLSConfig = r.TLSConfig.Clone()
+		out = append(out, &cp)
+	}
+	return out
+}
+
+// linkTLS is the TLS of both sides of links: never below 1.3.
+func linkTLS(c *tls.Config) *tls.Config {
+	t := c.Clone()
+	t.MinVersion = tls.VersionTLS13
+	return t
+}
+
+// acceptTLS is the TLS of the accepting side: the peer shows a certificate of
+// the federation, or it does not get to say anything.
+func acceptTLS(c *tls.Config) *tls.Config {
+	t := linkTLS(c)
+	t.ClientAuth = tls.RequireAndVerifyClientCert
+	if t.ClientCAs == nil {
+		t.ClientCAs = t.RootCAs
+	}
+	return t
+}
+
+// sortedRemotes copies the remotes in the order of peer and side.
+func sortedRemotes(rs []broker.Remote) []broker.Remote {
+	out := append([]broker.Remote(nil), rs...)
+	sort.SliceStable(out, func(i, j int) bool {
+		if out[i].Peer != out[j].Peer {
+			return out[i].Peer < out[j].Peer
+		}
+		return out[i].Out && !out[j].Out
+	})
+	return out
+}

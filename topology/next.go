@@ -1,0 +1,204 @@
+package topology
+
+import (
+	"maps"
+	"slices"
+
+	"google.golang.org/protobuf/proto"
+
+	federationv1 "github.com/sealane/sealane/api/federation/v1"
+)
+
+// Step is what one member may be sent now. The zero Step is nothing.
+type Step struct {
+	// Upserts sorted by id.
+	Upserts []*federationv1.Part
+	// Removals sorted.
+	Removals []string
+	// Target is the StateHash of what the member holds after the step.
+	Target string
+}
+
+// Next says what may be sent to a member that has no update in flight.
+//
+// A part is sent once the parts that it comes after are applied, as planned, on
+// their members. A part that is held as planned is never sent again, be it
+// applied or not. A stream that would wait for an origin which does not come
+// forward (not connected, or its outlet failed) is sent without that source, so
+// that one dead origin does not hold up the others.
+//
+// What the plan has no more is removed only when nothing uses it any longer:
+//
+//   - An outlet when its destination, if connected, has applied its streams of
+//     that account and dropped those that it shall not have. If the stream goes
+//     too, or a planned outlet of the same stream failed (on a work queue the old
+//     consumer stands in its way), the outlet goes at once.
+//   - Links, the accounts and the broker, together, when on this member and on
+//     the peers of those links every account and link that can come has come: the
+//     new paths are there before the old ones go. Of two ends the one whose name
+//     sorts last lets go first.
+//   - Everything else at once. The order within a member is the agent's.
+//
+// Upserts never wait for removals, and what cannot come is not waited for.
+func Next(p *Plan, prog Progress, cluster string) Step {
+	own := prog[cluster]
+	if p == nil || p.Members[cluster] == nil || own == nil || own.Held == nil {
+		return Step{}
+	}
+	o := order{p, prog}
+	s := Step{Upserts: o.upserts(cluster), Removals: o.removals(cluster)}
+	if len(s.Upserts)+len(s.Removals) == 0 {
+		return Step{}
+	}
+	after := maps.Clone(own.Held)
+	for _, part := range s.Upserts {
+		after[part.Id] = part.Hash
+	}
+	for _, id := range s.Removals {
+		delete(after, id)
+	}
+	s.Target = federationv1.StateHash(after)
+	return s
+}
+
+// order answers what may be sent when. Its methods take names of members that
+// are in the plan.
+type order struct {
+	plan *Plan
+	prog Progress
+}
+
+func (o order) upserts(cluster string) []*federationv1.Part {
+	held := o.prog[cluster].Held
+	var out []*federationv1.Part
+	for _, want := range o.plan.Members[cluster].Parts {
+		if held[want.Part.Id] == want.Part.Hash {
+			continue
+		}
+		if part := o.sendable(cluster, want); part != nil && held[part.Id] != part.Hash {
+			out = append(out, part)
+		}
+	}
+	return out
+}
+
+// sendable is the part as it may be sent now, or already was: the planned one,
+// a stream without the sources that cannot come, or nil.
+func (o order) sendable(cluster string, want *PlannedPart) *federationv1.Part {
+	if !slices.Contains(o.prog[cluster].Features, kindOf(want.Part)) {
+		return nil
+	}
+	unmet := map[PartRef]bool{}
+	for _, ref := range want.After {
+		if o.met(ref) {
+			continue
+		}
+		if o.coming(ref, maxDepth) {
+			return nil
+		}
+		unmet[ref] = true
+	}
+	if len(unmet) == 0 {
+		return want.Part
+	}
+	if want.Part.GetStream() == nil {
+		return nil
+	}
+	return o.withoutSources(cluster, want.Part, unmet)
+}
+
+// withoutSources is a stream part without the sources whose outlets are unmet,
+// or nil if that is not possible. A source that runs already is kept: it was
+// sent in order once, and to drop it for a change elsewhere would stop a flow.
+func (o order) withoutSources(cluster string, part *federationv1.Part, unmet map[PartRef]bool) *federationv1.Part {
+	own, spec := o.prog[cluster], part.GetStream()
+	if own.Held[part.Id] != "" && own.Flows == nil {
+		return nil // not known which sources run
+	}
+	var sources []*federationv1.Source
+	matched := map[PartRef]bool{}
+	for _, s := range spec.Sources {
+		ref := PartRef{s.Origin, federationv1.OutletID(cluster, spec.Account, s.Stream, s.Consumer)}
+		matched[ref] = true
+		_, runs := own.Flows[FlowKey{Origin: s.Origin, Account: spec.Account, Stream: spec.Name, Bridge: s.Bridge}]
+		if !unmet[ref] || runs {
+			sources = append(sources, s)
+		}
+	}
+	for ref := range unmet {
+		if !matched[ref] {
+			return nil
+		}
+	}
+	if len(sources) == len(spec.Sources) {
+		return part
+	}
+	if len(sources) == 0 && len(spec.Subjects) == 0 {
+		return nil // JetStream would give it a subject of its own
+	}
+	part = proto.CloneOf(part)
+	part.GetStream().Sources = sources
+	return federationv1.Seal(part)
+}
+
+// planned is the part that the plan has under ref, or nil.
+func (o order) planned(ref PartRef) *PlannedPart {
+	if m := o.plan.Members[ref.Cluster]; m != nil {
+		return m.Part(ref.ID)
+	}
+	return nil
+}
+
+// met tells whether nothing has to wait for ref: it is applied as planned, or
+// not in the plan.
+func (o order) met(ref PartRef) bool {
+	want := o.planned(ref)
+	return want == nil || o.prog[ref.Cluster].Applied(ref.ID, want.Part.Hash)
+}
+
+// maxDepth is more than any chain of After in a plan: outlet, then stream; link
+// of the acceptor, then of the dialer.
+const maxDepth = 8
+
+// coming tells whether ref, which is not met, can be expected without anyone
+// mending something: its member is connected, and it is being applied or will be
+// sent.
+func (o order) coming(ref PartRef, depth int) bool {
+	m, want := o.prog[ref.Cluster], o.planned(ref)
+	if depth == 0 || want == nil || m == nil || !m.Connected {
+		return false
+	}
+	if m.Held == nil {
+		return true // its inventory is
+	}
+	if m.Held[ref.ID] == want.Part.Hash {
+		failure, un := m.Unapplied[ref.ID]
+		return un && failure.Code == ""
+	}
+	if m.Refusal != "" || !slices.Contains(m.Features, kindOf(want.Part)) {
+		return false
+	}
+	for _, before := range want.After {
+		if !o.met(before) && !o.coming(before, depth-1) {
+			return false
+		}
+	}
+	return true
+}
+
+// kindOf is the name of a part's kind, as in Hello.features.
+func kindOf(p *federationv1.Part) string {
+	switch p.Spec.(type) {
+	case *federationv1.Part_Broker:
+		return "broker"
+	case *federationv1.Part_Account:
+		return "account"
+	case *federationv1.Part_Link:
+		return "link"
+	case *federationv1.Part_Stream:
+		return "stream"
+	case *federationv1.Part_Outlet:
+		return "outlet"
+	}
+	return ""
+}

@@ -1,0 +1,174 @@
+package topology
+
+import (
+	"slices"
+	"strings"
+
+	federationv1 "github.com/sealane/sealane/api/federation/v1"
+)
+
+// removals are the held parts that the plan has no more and nothing uses.
+func (o order) removals(cluster string) []string {
+	if _, frozen := o.plan.Frozen[cluster]; frozen {
+		return nil
+	}
+	var paths, out []string
+	for id := range o.prog[cluster].Held {
+		if o.plan.Members[cluster].Part(id) != nil {
+			continue
+		}
+		switch kind, _, _ := strings.Cut(id, "/"); kind {
+		case "link", "account", federationv1.BrokerID:
+			paths = append(paths, id)
+		case "outlet":
+			if !o.outletUsed(cluster, id) {
+				out = append(out, id)
+			}
+		default:
+			out = append(out, id)
+		}
+	}
+	out = append(out, o.unusedPaths(cluster, paths)...)
+	slices.Sort(out)
+	return out
+}
+
+// outletUsed tells whether an outlet that is to go may still feed its
+// destination.
+func (o order) outletUsed(cluster, id string) bool {
+	f := strings.Split(id, "/") // outlet, destination, account, stream, consumer
+	if len(f) != 5 {
+		return false
+	}
+	destination, account, stream := f[1], f[2], f[3]
+	self := o.plan.Members[cluster]
+	if self.Part(federationv1.StreamID(account, stream)) == nil || o.failedOutlet(cluster, account, stream) {
+		return false
+	}
+	there, desired := o.prog[destination], o.plan.Members[destination]
+	if desired == nil || there == nil || !there.Connected {
+		return false
+	}
+	if there.Held == nil {
+		return true
+	}
+	prefix := federationv1.StreamID(account, "")
+	for _, want := range desired.withPrefix(prefix) {
+		part := o.sendable(destination, want)
+		switch {
+		case part == nil && there.Held[want.Part.Id] != "":
+			return true // it runs an older version, which may use it
+		case part != nil && !there.Applied(part.Id, part.Hash):
+			return true
+		}
+	}
+	if _, frozen := o.plan.Frozen[destination]; frozen {
+		return false
+	}
+	for held := range there.Held {
+		if strings.HasPrefix(held, prefix) && desired.Part(held) == nil {
+			return true
+		}
+	}
+	return false
+}
+
+// failedOutlet tells whether a planned outlet of the stream failed.
+func (o order) failedOutlet(cluster, account, stream string) bool {
+	for id, failure := range o.prog[cluster].Unapplied {
+		if failure.Code == "" || o.plan.Members[cluster].Part(id) == nil {
+			continue
+		}
+		if f := strings.Split(id, "/"); len(f) == 5 && f[0] == "outlet" && f[2] == account && f[3] == stream {
+			return true
+		}
+	}
+	return false
+}
+
+// unusedPaths gives back the links, accounts and broker part that are to go, or
+// less while messages may need them. They go together because the accounts of
+// links import from each other and from applications' accounts.
+func (o order) unusedPaths(cluster string, ids []string) []string {
+	var peers []string
+	for _, id := range ids {
+		if peer := federationv1.IDPeer(id); peer != "" {
+			peers = append(peers, peer)
+		}
+	}
+	if len(peers) == 0 {
+		return ids
+	}
+	// A link that is planned but lacks its grant is no leftover: it runs, as far as
+	// it can, until the grant is known.
+	waiting := map[string]bool{}
+	for _, l := range o.plan.Links {
+		if l.Dialer == cluster && !l.Granted {
+			waiting[federationv1.LinkID(l.Acceptor)] = true
+		}
+	}
+	ids = slices.DeleteFunc(ids, func(id string) bool { return waiting[id] })
+	if o.pathsComing(cluster) {
+		return nil
+	}
+	for _, peer := range peers {
+		if waiting[federationv1.LinkID(peer)] {
+			continue
+		}
+		if o.pathsComing(peer) || cluster < peer && o.holdsOn(peer, federationv1.LinkID(cluster)) {
+			return nil
+		}
+	}
+	return ids
+}
+
+// pathsComing tells whether accounts or links of a connected member are still
+// on their way, so that old paths to it have to stay.
+func (o order) pathsComing(cluster string) bool {
+	desired, m := o.plan.Members[cluster], o.prog[cluster]
+	if desired == nil || m == nil || !m.Connected {
+		return false
+	}
+	for _, prefix := range []string{federationv1.AccountID(""), federationv1.LinkID("")} {
+		for _, want := range desired.withPrefix(prefix) {
+			ref := PartRef{cluster, want.Part.Id}
+			if !m.Applied(ref.ID, want.Part.Hash) && o.coming(ref, maxDepth) {
+				return true
+			}
+		}
+	}
+	for _, l := range o.plan.Links {
+		if l.Dialer != cluster || l.Granted {
+			continue
+		}
+		acceptor := PartRef{l.Acceptor, federationv1.LinkID(cluster)}
+		if other := o.prog[l.Acceptor]; other != nil && other.Connected && o.planned(acceptor) != nil &&
+			(o.met(acceptor) || o.coming(acceptor, maxDepth)) {
+			return true
+		}
+	}
+	return false
+}
+
+// holdsOn tells whether a connected member still has a part that it is going to
+// drop.
+func (o order) holdsOn(cluster, id string) bool {
+	desired, m := o.plan.Members[cluster], o.prog[cluster]
+	if desired == nil || m == nil || !m.Connected || m.Refusal != "" || desired.Part(id) != nil {
+		return false
+	}
+	if _, frozen := o.plan.Frozen[cluster]; frozen {
+		return false
+	}
+	return m.Held == nil || m.Held[id] != ""
+}
+
+// withPrefix are the parts whose ids begin with prefix.
+func (m *MemberState) withPrefix(prefix string) []*PlannedPart {
+	from, _ := slices.BinarySearchFunc(m.Parts, prefix, func(p *PlannedPart, id string) int { return strings.Compare(p.Part.Id, id) })
+	to := from
+	for to < len(m.Parts) && strings.HasPrefix(m.Parts[to].Part.Id, prefix) {
+		to++
+	}
+	return m.Parts[from:to]
+}

@@ -157,29 +157,23 @@ func (f *Fleet) Publish(p *topology.Plan) {
 			f.forget(name)
 		}
 	}
-	var dirty []string
 	for name, state := range p.Members {
-		before := old.Members[name]
-		if before == state {
-			continue
-		}
-		dirty = append(dirty, name)
-		m := f.members[name]
+		m, before := f.members[name], old.Members[name]
 		if m == nil {
 			m = &member{}
 			f.members[name] = m
 		}
-		if len(m.grants) > 0 {
-			f.changed() // which grants are wanted may be different now
+		if before != state {
+			if len(m.grants) > 0 {
+				f.changed() // which grants are wanted may be different now
+			}
+			if before == nil || before.Hash != state.Hash {
+				f.replanned(name, m)
+			}
+			f.setWaits(name)
 		}
-		if before == nil || before.Hash != state.Hash {
-			f.replanned(name, m)
-		}
-		f.setWaits(name)
-	}
-	for _, name := range dirty {
+		// Also a member whose own state is as before may have waited for this plan.
 		f.wake(name)
-		f.wakeWaiters(name)
 	}
 }
 
@@ -196,6 +190,7 @@ func (f *Fleet) replanned(name string, m *member) {
 // forget drops everything about a member that is not in the plan any more.
 func (f *Fleet) forget(name string) {
 	if m := f.members[name]; m != nil && m.session != nil {
+		f.metrics.connected.Dec()
 		m.session.end(errRemoved(name))
 	}
 	f.setWaits(name)

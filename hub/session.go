@@ -1,17 +1,33 @@
 package hub
 
 import (
+	"maps"
 	"sync"
 	"time"
 
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/proto"
+
 	federationv1 "github.com/sealane/sealane/api/federation/v1"
+	"github.com/sealane/sealane/topology"
 )
 
-// session is one agent's open Sync stream. Its fields are guarded by the
-// fleet's mu, but for the channels.
+// silentBeats is how many heartbeats may be missing before a session is ended.
+const silentBeats = 3
+
+// session is one agent's open Sync stream. It is a small state machine: open
+// makes it from a Hello, handle takes every later message, next says what to
+// send, close takes it away. Its fields are guarded by the fleet's mu, but for
+// the channels.
 type session struct {
-	cluster string
-	last    time.Time // of the last message
+	identity
+	last time.Time // of the last message
+	// early holds, by id, what the agent said of parts that the hub does not know
+	// it to hold: an Inventory is read with it.
+	early map[string]*federationv1.PartStatus
+	// reported tells that the first report, which is complete, was there.
+	reported bool
 	// inflight is the update that the agent has not answered yet.
 	inflight *federationv1.Update
 	// refused is the desired hash on the way to which the agent refused an
@@ -23,10 +39,6 @@ type session struct {
 	endOnce sync.Once
 	ended   chan struct{}
 	err     error // why it ended; read after ended is closed
-}
-
-func newSession(cluster string) *session {
-	return &session{cluster: cluster, wake: make(chan struct{}, 1), ended: make(chan struct{})}
 }
 
 // nudge makes the session look for something to send. It never blocks.
@@ -43,4 +55,212 @@ func (s *session) end(err error) {
 		s.err = err
 		close(s.ended)
 	})
+}
+
+// open starts the session of a member. A session that it has already is ended:
+// the agent that dials again knows better than the hub which stream is alive.
+func (f *Fleet) open(id identity, h *federationv1.Hello) (*session, *federationv1.Welcome, error) {
+	if err := validHello(h); err != nil {
+		return nil, nil, err
+	}
+	if h.Epoch > f.epoch {
+		return nil, nil, status.Errorf(codes.FailedPrecondition,
+			"the agent has seen epoch %d, this hub is of epoch %d: its data was restored from a backup; to let it rule, write a number above %d into the file \"epoch\" of its data folder and restart it",
+			h.Epoch, f.epoch, h.Epoch)
+	}
+	s := &session{identity: id, last: f.now(), wake: make(chan struct{}, 1), ended: make(chan struct{})}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.closed != nil {
+		return nil, nil, f.closed
+	}
+	m := f.members[id.cluster]
+	if m == nil {
+		m = &member{}
+		f.members[id.cluster] = m
+	}
+	if m.session != nil {
+		f.log.Warn("a newer session replaces the member's present one", "cluster", id.cluster)
+		m.session.end(status.Errorf(codes.Aborted, "a newer session of member %q took over", id.cluster))
+	} else {
+		f.metrics.connected.Inc()
+	}
+	m.session = s
+	m.facts = MemberFacts{Agent: h.Agent, Facts: h.Facts, LastSeen: s.last}
+	held, known := f.recognise(id.cluster, h.HeldHash)
+	m.heldHash = ""
+	if known {
+		m.heldHash = h.HeldHash
+	} else {
+		for _, st := range h.Unapplied {
+			s.remember(st, maxParts)
+		}
+	}
+	f.update(id.cluster, func(n *topology.MemberProgress) {
+		n.Connected, n.Features, n.Held = true, h.Features, held
+		n.Unapplied = map[string]topology.PartFailure{}
+		for _, st := range h.Unapplied {
+			if held[st.Id] == st.Hash && st.State != federationv1.PartStatus_APPLIED {
+				n.Unapplied[st.Id] = failureOf(st)
+			}
+		}
+	})
+	f.heldChanged(id.cluster)
+	f.wakeFar(id.cluster)
+	return s, &federationv1.Welcome{
+		Epoch:            f.epoch,
+		HeartbeatSeconds: uint32(max(f.heartbeat/time.Second, 1)),
+		WantInventory:    !known,
+	}, nil
+}
+
+// recognise finds the parts that a held hash stands for, without asking.
+func (f *Fleet) recognise(name, hash string) (held map[string]string, known bool) {
+	if f.members[name].heldHash == hash {
+		return f.progress[name].Held, true
+	}
+	if hash == federationv1.EmptyHash {
+		return map[string]string{}, true
+	}
+	desired := f.desired(name)
+	if desired == nil || desired.Hash != hash {
+		return nil, false
+	}
+	held = make(map[string]string, len(desired.Parts))
+	for _, p := range desired.Parts {
+		held[p.Part.Id] = p.Part.Hash
+	}
+	return held, true
+}
+
+// heldChanged follows up on a change of what a member holds.
+func (f *Fleet) heldChanged(name string) {
+	f.setWaits(name)
+	if m, desired := f.members[name], f.desired(name); desired != nil && m.heldHash == desired.Hash && f.progress[name].Refusal != "" {
+		f.update(name, func(n *topology.MemberProgress) { n.Refusal = "" })
+	}
+	f.wake(name)
+	f.wakeWaiters(name)
+}
+
+// close takes a session away, unless another took its place.
+func (f *Fleet) close(s *session) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.metrics.sessions.WithLabelValues(status.Code(s.err).String()).Inc()
+	m := f.members[s.cluster]
+	if m == nil || m.session != s {
+		return
+	}
+	f.metrics.connected.Dec()
+	m.session = nil
+	f.update(s.cluster, func(n *topology.MemberProgress) { n.Connected = false })
+	f.wakeFar(s.cluster)
+	if f.desired(s.cluster) == nil {
+		f.forget(s.cluster)
+	}
+}
+
+// next takes the update that shall be sent now, if any: it is in flight from
+// then on.
+func (f *Fleet) next(s *session) *federationv1.Update {
+	for {
+		plan, base, step := f.step(s)
+		if step.Target == "" {
+			return nil
+		}
+		if u, ok := f.launch(s, plan, base, step); ok {
+			return u
+		}
+	}
+}
+
+// step computes what could be sent now, and says from what. It only reads, so
+// that sessions do it side by side.
+func (f *Fleet) step(s *session) (plan *topology.Plan, base string, step topology.Step) {
+	f.mu.RLock()
+	defer f.mu.RUnlock()
+	m, desired := f.members[s.cluster], f.desired(s.cluster)
+	if m == nil || m.session != s || s.inflight != nil || desired == nil || s.refused == desired.Hash ||
+		m.heldHash == "" || m.heldHash == desired.Hash {
+		return nil, "", topology.Step{}
+	}
+	return f.plan, m.heldHash, topology.Next(f.plan, f.progress, s.cluster)
+}
+
+// launch puts a step in flight, unless what it was computed from has changed.
+func (f *Fleet) launch(s *session, plan *topology.Plan, base string, step topology.Step) (u *federationv1.Update, ok bool) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	m := f.members[s.cluster]
+	if m == nil || m.session != s {
+		return nil, true
+	}
+	if f.plan != plan || m.heldHash != base {
+		return nil, false
+	}
+	s.inflight = &federationv1.Update{
+		Epoch: f.epoch, BaseHash: base, TargetHash: step.Target,
+		Upserts: step.Upserts, Removals: step.Removals,
+	}
+	return s.inflight, true
+}
+
+// sent notes that an update went out.
+func (f *Fleet) sent(s *session, u *federationv1.Update) {
+	f.metrics.updates.Inc()
+	f.metrics.bytes.Add(float64(proto.Size(u)))
+	f.log.Debug("update sent", "cluster", s.cluster, "upserts", len(u.Upserts), "removals", len(u.Removals), "target", u.TargetHash)
+}
+
+// apply is what is held after an update, from what was held before.
+func apply(held map[string]string, upserts []*federationv1.Part, removals []string) map[string]string {
+	out := maps.Clone(held)
+	for _, p := range upserts {
+		out[p.Id] = p.Hash
+	}
+	for _, id := range removals {
+		delete(out, id)
+	}
+	return out
+}
+
+// sweep ends the sessions that are silent for too long, and those whose
+// certificate has expired: a live agent has a newer one.
+func (f *Fleet) sweep() {
+	now := f.now()
+	f.mu.RLock()
+	defer f.mu.RUnlock()
+	for _, m := range f.members {
+		switch s := m.session; {
+		case s == nil:
+		case now.Sub(s.last) > silentBeats*f.heartbeat:
+			s.end(status.Errorf(codes.DeadlineExceeded, "nothing was heard of member %q for %s", s.cluster, silentBeats*f.heartbeat))
+		case now.After(s.cert.NotAfter):
+			s.end(status.Errorf(codes.Aborted, "the certificate of member %q has expired: connect with the renewed one", s.cluster))
+		}
+	}
+}
+
+// revoke ends the session of a member if it is of an identity that does not
+// hold any more.
+func (f *Fleet) revoke(cluster string, void func(identity) bool) {
+	f.mu.RLock()
+	defer f.mu.RUnlock()
+	if m := f.members[cluster]; m != nil && m.session != nil && void(m.session.identity) {
+		f.log.Info("session revoked", "cluster", cluster)
+		m.session.end(errRemoved(cluster))
+	}
+}
+
+// shut ends all sessions and admits no more.
+func (f *Fleet) shut(err error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.closed = err
+	for _, m := range f.members {
+		if m.session != nil {
+			m.session.end(err)
+		}
+	}
 }

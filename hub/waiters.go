@@ -67,6 +67,29 @@ func (f *Fleet) wakeWaiters(name string) {
 	}
 }
 
+// wakeFar is wakeWaiters for bad news: that something cannot come from name for
+// now also ends the waiting of those who wait for name through others that are
+// not done themselves.
+func (f *Fleet) wakeFar(name string) {
+	seen := map[string]bool{name: true}
+	for queue := []string{name}; len(queue) > 0; queue = queue[1:] {
+		for peer := range f.waiters[queue[0]] {
+			if seen[peer] || f.settled(peer) {
+				continue
+			}
+			seen[peer] = true
+			f.wake(peer)
+			queue = append(queue, peer)
+		}
+	}
+}
+
+// settled tells whether a member holds, and has applied, what it shall.
+func (f *Fleet) settled(name string) bool {
+	m, desired, pr := f.members[name], f.desired(name), f.progress[name]
+	return m != nil && desired != nil && pr != nil && m.heldHash == desired.Hash && len(pr.Unapplied) == 0
+}
+
 // wake makes the session of a member look for something to send, if there is
 // one and the member does not hold what it shall.
 func (f *Fleet) wake(name string) {

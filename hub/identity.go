@@ -1,0 +1,114 @@
+package hub
+
+import (
+	"context"
+	"crypto/x509"
+	"fmt"
+	"strings"
+
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/util/retry"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/credentials"
+	"google.golang.org/grpc/peer"
+	"google.golang.org/grpc/status"
+
+	federationv1 "github.com/sealane/sealane/api/federation/v1"
+	"github.com/sealane/sealane/api/v1alpha1"
+)
+
+// identity is a member that proved who it is.
+type identity struct {
+	cluster string
+	uid     types.UID // of the MemberCluster: one that is made anew is another
+	keyHash string
+	cert    *x509.Certificate
+}
+
+// identities decides whose certificate may speak for which member now. The
+// MemberCluster rules: only the key in its status is the member, and without
+// the object there is no member.
+type identities struct {
+	trustDomain string
+	// cached reads are enough to accept (a change ends the session at once, see
+	// watchIdentities) but a refusal is always by a live one.
+	cached client.Reader
+	live   client.Reader
+	writer client.Client
+}
+
+type identityKey struct{}
+
+// identityOf is the member that the interceptors authenticated.
+func identityOf(ctx context.Context) identity { return ctx.Value(identityKey{}).(identity) }
+
+// fromContext authenticates the peer of a gRPC call.
+func (i *identities) fromContext(ctx context.Context) (identity, error) {
+	p, _ := peer.FromContext(ctx)
+	if p == nil {
+		return identity{}, status.Error(codes.Unauthenticated, "no peer")
+	}
+	info, ok := p.AuthInfo.(credentials.TLSInfo)
+	if !ok || len(info.State.VerifiedChains) == 0 {
+		return identity{}, status.Error(codes.Unauthenticated, "a member's certificate is required: enrol first")
+	}
+	return i.authenticate(ctx, info.State.VerifiedChains[0][0])
+}
+
+// authenticate tells which member a verified certificate speaks for. The error
+// is a gRPC status.
+func (i *identities) authenticate(ctx context.Context, cert *x509.Certificate) (identity, error) {
+	cluster, err := clusterOf(cert, i.trustDomain)
+	if err != nil {
+		return identity{}, status.Error(codes.Unauthenticated, err.Error())
+	}
+	id := identity{cluster: cluster, keyHash: keyHash(cert.RawSubjectPublicKeyInfo), cert: cert}
+	var m v1alpha1.MemberCluster
+	if err := i.cached.Get(ctx, client.ObjectKey{Name: cluster}, &m); err == nil {
+		if have := m.Status.Identity; have != nil && have.KeyHash == id.keyHash {
+			id.uid = m.UID
+			return id, nil
+		}
+	}
+	err = retry.RetryOnConflict(retry.DefaultBackoff, func() error {
+		m = v1alpha1.MemberCluster{}
+		if err := i.live.Get(ctx, client.ObjectKey{Name: cluster}, &m); err != nil {
+			return err
+		}
+		id.uid = m.UID
+		have := m.Status.Identity
+		if have == nil || have.NextKeyHash != id.keyHash || have.KeyHash == id.keyHash {
+			return nil
+		}
+		have.KeyHash, have.NextKeyHash = id.keyHash, "" // the renewal is in use: the old key is void
+		return i.writer.Status().Update(ctx, &m)
+	})
+	switch have := m.Status.Identity; {
+	case apierrors.IsNotFound(err):
+		return identity{}, status.Errorf(codes.PermissionDenied, "member %q is not in this federation (it was removed): enrol again with a new join token and an empty data folder", cluster)
+	case err != nil:
+		return identity{}, status.Errorf(codes.Unavailable, "the hub cannot read member %q now: %v", cluster, err)
+	case have == nil:
+		return identity{}, status.Errorf(codes.PermissionDenied, "member %q has not enrolled in this federation", cluster)
+	case have.KeyHash != id.keyHash:
+		return identity{}, status.Errorf(codes.PermissionDenied, "member %q has another key now: this certificate was replaced or belongs to a removed member of that name", cluster)
+	}
+	return id, nil
+}
+
+// clusterOf is the member that a certificate names: exactly one URI, which is
+// compared as a whole.
+func clusterOf(cert *x509.Certificate, trustDomain string) (string, error) {
+	if len(cert.URIs) != 1 {
+		return "", fmt.Errorf("the certificate has %d URI names: a member's has exactly one", len(cert.URIs))
+	}
+	uri := cert.URIs[0].String()
+	cluster := uri[strings.LastIndexByte(uri, '/')+1:]
+	if !isLabel(cluster) || uri != federationv1.MemberID(trustDomain, cluster) {
+		return "", fmt.Errorf("the certificate is of %q, which is no member of trust domain %q", uri, trustDomain)
+	}
+	return cluster, nil
+}

@@ -1,0 +1,287 @@
+package hub
+
+import (
+	"maps"
+
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
+	federationv1 "github.com/sealane/sealane/api/federation/v1"
+	"github.com/sealane/sealane/topology"
+)
+
+// handle takes a message of a session's agent. An error ends the session.
+func (f *Fleet) handle(s *session, msg *federationv1.AgentMessage) error {
+	switch b := msg.GetBody().(type) {
+	case *federationv1.AgentMessage_Heartbeat:
+		if err := validHeld(b.Heartbeat.GetHeldHash()); err != nil {
+			return err
+		}
+		return f.receive(s, func(m *member) error { return f.holds(s, m, b.Heartbeat.HeldHash) })
+	case *federationv1.AgentMessage_Report:
+		if err := validReport(b.Report); err != nil {
+			return err
+		}
+		return f.receive(s, func(m *member) error { return f.report(s, m, b.Report) })
+	case *federationv1.AgentMessage_Inventory:
+		held, err := validInventory(b.Inventory)
+		if err != nil {
+			return err
+		}
+		return f.receive(s, func(m *member) error { f.inventory(s, m, b.Inventory.HeldHash, held); return nil })
+	case *federationv1.AgentMessage_Hello:
+		return invalid("a second Hello in one session")
+	}
+	return nil // of a newer protocol
+}
+
+func (f *Fleet) receive(s *session, take func(*member) error) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	m := f.members[s.cluster]
+	if m == nil || m.session != s {
+		return nil // the session has ended; what it says does not count any more
+	}
+	s.last = f.now()
+	m.facts.LastSeen = s.last
+	err := take(m)
+	// Also what cannot be unlocked by others is looked at again, so that no
+	// forgotten wake holds a member back for longer than a heartbeat.
+	f.wake(s.cluster)
+	return err
+}
+
+// holds compares what the agent says it holds with the hub's picture, which
+// moves on if this completes the update in flight.
+func (f *Fleet) holds(s *session, m *member, hash string) error {
+	switch {
+	case m.heldHash == "" || hash == m.heldHash: // an inventory is under way, or nothing new
+		return nil
+	case s.inflight == nil || hash != s.inflight.TargetHash:
+		return status.Errorf(codes.Aborted, "the agent holds %s, the hub knows of %s: start a new session", hash, m.heldHash)
+	}
+	u := s.inflight
+	s.inflight = nil
+	m.heldHash = u.TargetHash
+	f.update(s.cluster, func(n *topology.MemberProgress) {
+		n.Held = apply(n.Held, u.Upserts, u.Removals)
+		n.Unapplied = cloneMap(n.Unapplied)
+		for _, p := range u.Upserts {
+			n.Unapplied[p.Id] = topology.PartFailure{} // until the agent says that it is applied
+		}
+		for _, id := range u.Removals {
+			delete(n.Unapplied, id)
+		}
+		n.Refusal = ""
+	})
+	f.prune(s.cluster)
+	f.heldChanged(s.cluster)
+	return nil
+}
+
+// inventory restarts from what the agent holds, whatever was known or in flight.
+func (f *Fleet) inventory(s *session, m *member, hash string, held map[string]string) {
+	first := m.heldHash == ""
+	early := s.early
+	s.inflight, s.early = nil, nil
+	m.heldHash = hash
+	f.update(s.cluster, func(n *topology.MemberProgress) {
+		before, unapplied := n.Held, n.Unapplied
+		n.Held, n.Unapplied = held, map[string]topology.PartFailure{}
+		for id, hash := range held {
+			if st := early[id]; st != nil && st.Hash == hash {
+				if st.State != federationv1.PartStatus_APPLIED {
+					n.Unapplied[id] = failureOf(st)
+				}
+			} else if why, un := unapplied[id]; before[id] == hash && un {
+				n.Unapplied[id] = why
+			} else if before[id] != hash && !first {
+				n.Unapplied[id] = topology.PartFailure{} // nothing was said of it yet
+			}
+		}
+	})
+	f.prune(s.cluster)
+	f.heldChanged(s.cluster)
+	f.wakeFar(s.cluster)
+}
+
+// remember keeps a status for an inventory to come.
+func (s *session) remember(st *federationv1.PartStatus, limit int) {
+	if s.early == nil {
+		s.early = map[string]*federationv1.PartStatus{}
+	}
+	if _, has := s.early[st.Id]; has || len(s.early) < limit {
+		s.early[st.Id] = st
+	}
+}
+
+// report takes a Report: first what is held, because the rest speaks of that.
+func (f *Fleet) report(s *session, m *member, r *federationv1.Report) error {
+	if err := f.holds(s, m, r.HeldHash); err != nil {
+		return err
+	}
+	if r.Refusal != "" && s.inflight != nil {
+		f.refuse(s, r.Refusal)
+	}
+	if r.Facts != nil {
+		m.facts.Facts = r.Facts
+		f.changed()
+	}
+	f.statuses(s, r.Parts)
+	first := !s.reported
+	s.reported = true
+	f.grants(s, m, r.Grants, first)
+	if len(r.Links) > 0 || len(r.Flows) > 0 || first {
+		f.health(s, r, first)
+	}
+	return nil
+}
+
+func (f *Fleet) refuse(s *session, why string) {
+	s.inflight = nil
+	f.metrics.refusals.Inc()
+	f.log.Warn("member refused an update", "cluster", s.cluster, "reason", why)
+	if desired := f.desired(s.cluster); desired != nil {
+		s.refused = desired.Hash
+	}
+	f.update(s.cluster, func(n *topology.MemberProgress) { n.Refusal = why })
+	f.wakeFar(s.cluster)
+}
+
+// statuses takes what the agent says of single parts: only of those it holds.
+func (f *Fleet) statuses(s *session, parts []*federationv1.PartStatus) {
+	if len(parts) == 0 {
+		return
+	}
+	pr := f.progress[s.cluster]
+	limit := maxEarly
+	if pr.Held == nil {
+		limit = maxParts
+	}
+	unapplied, failed := cloneMap(pr.Unapplied), false
+	for _, st := range parts {
+		switch {
+		case pr.Held[st.Id] != st.Hash:
+			s.remember(st, limit)
+		case st.State == federationv1.PartStatus_APPLIED:
+			delete(unapplied, st.Id)
+		default:
+			unapplied[st.Id] = failureOf(st)
+			failed = failed || unapplied[st.Id].Code != ""
+		}
+	}
+	if maps.Equal(unapplied, pr.Unapplied) {
+		return
+	}
+	f.update(s.cluster, func(n *topology.MemberProgress) { n.Unapplied = unapplied })
+	if failed {
+		f.wakeFar(s.cluster)
+	} else {
+		f.wakeWaiters(s.cluster)
+	}
+}
+
+func failureOf(st *federationv1.PartStatus) topology.PartFailure {
+	why := topology.PartFailure{Code: st.Code, Message: st.Message}
+	switch {
+	case st.State == federationv1.PartStatus_PENDING:
+		why.Code = "" // still being applied
+	case why.Code == "":
+		why.Code = "Failed"
+	}
+	return why
+}
+
+// grants stores the credentials that the member issued. Which of them count is
+// decided when they are observed: see wantedGrants.
+func (f *Fleet) grants(s *session, m *member, grants []*federationv1.Grant, complete bool) {
+	if len(grants) == 0 && (!complete || len(m.grants) == 0) {
+		return
+	}
+	if complete || m.grants == nil {
+		m.grants = make(map[string]*federationv1.Grant, len(grants))
+	}
+	for _, g := range grants {
+		// Members only, and so bounded: one that is not planned cannot be dialling.
+		if f.desired(g.Peer) != nil && g.Peer != s.cluster {
+			m.grants[g.Peer] = g
+		}
+	}
+	f.changed()
+}
+
+// health takes the state of links and flows: only of those that the member has
+// or shall have. The first report of a session says all of it.
+func (f *Fleet) health(s *session, r *federationv1.Report, complete bool) {
+	desired, pr := f.desired(s.cluster), f.progress[s.cluster]
+	links, flows := cloneMap(pr.Links), cloneMap(pr.Flows)
+	if complete {
+		clear(links)
+		clear(flows)
+	}
+	for _, l := range r.Links {
+		switch {
+		case l.Removed:
+			delete(links, l.Peer)
+		case hasLink(desired, pr, l.Peer):
+			links[l.Peer] = topology.LinkReport{State: healthName(l.State), SinceMillis: l.Since, RTTMicros: l.RttMicros, Message: l.Message}
+		}
+	}
+	for _, w := range r.Flows {
+		key := topology.FlowKey{Origin: w.Origin, Account: w.Account, Stream: w.Stream, Bridge: w.Bridge}
+		switch {
+		case w.Removed:
+			delete(flows, key)
+		case hasFlow(desired, key):
+			flows[key] = topology.FlowReport{State: healthName(w.State), SinceMillis: w.Since, Lag: w.Lag, Message: w.Message}
+		}
+	}
+	f.update(s.cluster, func(n *topology.MemberProgress) { n.Links, n.Flows = links, flows })
+	if complete {
+		f.wakeWaiters(s.cluster) // which flows run is known from now on
+	}
+}
+
+func hasLink(desired *topology.MemberState, pr *topology.MemberProgress, peer string) bool {
+	id := federationv1.LinkID(peer)
+	_, held := pr.Held[id]
+	return held || desired != nil && desired.Part(id) != nil
+}
+
+func hasFlow(desired *topology.MemberState, k topology.FlowKey) bool {
+	if desired == nil {
+		return false
+	}
+	p := desired.Part(federationv1.StreamID(k.Account, k.Stream))
+	if p == nil {
+		return false
+	}
+	for _, src := range p.Part.GetStream().GetSources() {
+		if src.Bridge == k.Bridge && src.Origin == k.Origin {
+			return true
+		}
+	}
+	return false
+}
+
+// prune drops the health of links and flows that the member neither has nor
+// shall have, should its agent not say so itself.
+func (f *Fleet) prune(name string) {
+	desired, pr := f.desired(name), f.progress[name]
+	links, flows := cloneMap(pr.Links), cloneMap(pr.Flows)
+	maps.DeleteFunc(links, func(peer string, _ topology.LinkReport) bool { return !hasLink(desired, pr, peer) })
+	maps.DeleteFunc(flows, func(k topology.FlowKey, _ topology.FlowReport) bool {
+		_, held := pr.Held[federationv1.StreamID(k.Account, k.Stream)]
+		return !held && !hasFlow(desired, k)
+	})
+	if len(links) < len(pr.Links) || len(flows) < len(pr.Flows) {
+		f.update(name, func(n *topology.MemberProgress) { n.Links, n.Flows = links, flows })
+	}
+}
+
+// cloneMap is maps.Clone, but never nil.
+func cloneMap[K comparable, V any](m map[K]V) map[K]V {
+	out := make(map[K]V, len(m))
+	maps.Copy(out, m)
+	return out
+}

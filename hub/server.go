@@ -1,0 +1,300 @@
+package hub
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"io"
+	"log/slog"
+	"net"
+	"time"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/client-go/util/retry"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/credentials"
+	"google.golang.org/grpc/keepalive"
+	"google.golang.org/grpc/peer"
+	"google.golang.org/grpc/status"
+
+	federationv1 "github.com/sealane/sealane/api/federation/v1"
+	"github.com/sealane/sealane/api/v1alpha1"
+)
+
+const (
+	maxReceive   = 4 << 20
+	streamWindow = 256 << 10
+	// An agent has one stream and now and then a renewal.
+	maxStreams = 8
+	// helloTimeout bounds how long a stream may be open without its Hello, and
+	// planTimeout how long a Hello waits for the first plan of a hub that starts.
+	helloTimeout = 10 * time.Second
+	planTimeout  = 10 * time.Second
+	// stopTimeout bounds the wait for calls that are under way at the end.
+	stopTimeout = 5 * time.Second
+)
+
+// server is what agents talk to.
+type server struct {
+	federationv1.UnimplementedFederationServer
+
+	fleet      *Fleet
+	authority  *Authority
+	identities *identities
+	renewals   *limits
+	log        *slog.Logger
+	grpc       *grpc.Server
+}
+
+// newServer returns the gRPC server of a fleet, for the given names and
+// addresses of the hub.
+func newServer(f *Fleet, a *Authority, ids *identities, names []string, log *slog.Logger) (*server, error) {
+	certificate, err := a.Server(names)
+	if err != nil {
+		return nil, err
+	}
+	s := &server{fleet: f, authority: a, identities: ids, renewals: newLimits(1.0/10, 10), log: log}
+	guard := guard{identities: ids, enrolments: newEnrolmentLimits()}
+	s.grpc = grpc.NewServer(
+		grpc.Creds(credentials.NewTLS(&tls.Config{
+			MinVersion:     tls.VersionTLS13,
+			GetCertificate: certificate,
+			// Enrolment has no certificate yet; guard refuses all else without one.
+			ClientAuth:             tls.VerifyClientCertIfGiven,
+			ClientCAs:              a.pool(),
+			SessionTicketsDisabled: true,
+		})),
+		grpc.UnaryInterceptor(guard.unary),
+		grpc.StreamInterceptor(guard.stream),
+		grpc.MaxRecvMsgSize(maxReceive),
+		grpc.MaxConcurrentStreams(maxStreams),
+		grpc.MaxHeaderListSize(8<<10),
+		grpc.ConnectionTimeout(10*time.Second),
+		// What an idle member costs: no growing windows and no buffers of its own.
+		grpc.StaticStreamWindowSize(streamWindow),
+		grpc.StaticConnWindowSize(streamWindow),
+		grpc.SharedWriteBuffer(true),
+		grpc.ReadBufferSize(0), // TLS has one
+		grpc.KeepaliveParams(keepalive.ServerParameters{Time: 30 * time.Second, Timeout: 10 * time.Second, MaxConnectionIdle: time.Minute}),
+		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: 5 * time.Second, PermitWithoutStream: true}),
+	)
+	federationv1.RegisterFederationServer(s.grpc, s)
+	federationv1.RegisterEnrolmentServer(s.grpc, &enrolment{
+		authority: a, live: ids.live, writer: ids.writer, log: log, metrics: f.metrics, now: time.Now,
+	})
+	return s, nil
+}
+
+// serve accepts agents until ctx ends, then tells them and returns.
+func (s *server) serve(ctx context.Context, l net.Listener) error {
+	served := make(chan error, 1)
+	go func() { served <- s.grpc.Serve(l) }()
+	tick := time.NewTicker(s.fleet.heartbeat)
+	defer tick.Stop()
+	for {
+		select {
+		case err := <-served:
+			s.stop()
+			return err
+		case <-tick.C:
+			s.fleet.sweep()
+		case <-ctx.Done():
+			s.stop()
+			<-served
+			return nil
+		}
+	}
+}
+
+// stop ends all sessions, which their agents are told, and then the server.
+func (s *server) stop() {
+	s.fleet.shut(status.Error(codes.Unavailable, "the hub is shutting down"))
+	done := make(chan struct{})
+	go func() { s.grpc.GracefulStop(); close(done) }()
+	t := time.NewTimer(stopTimeout)
+	defer t.Stop()
+	select {
+	case <-done:
+	case <-t.C:
+		s.grpc.Stop()
+		<-done
+	}
+}
+
+// Renew implements federationv1.FederationServer.
+func (s *server) Renew(ctx context.Context, req *federationv1.RenewRequest) (*federationv1.RenewResponse, error) {
+	id := identityOf(ctx)
+	if !s.renewals.allow(id.cluster) {
+		return nil, status.Error(codes.ResourceExhausted, "too many renewals: try again in a minute")
+	}
+	key, hash, err := requestedKey(req.GetCsr())
+	if err != nil {
+		return nil, status.Error(codes.InvalidArgument, err.Error())
+	}
+	der, notAfter, err := s.authority.Issue(id.cluster, key)
+	if err != nil {
+		return nil, status.Errorf(codes.InvalidArgument, "no certificate can be made for the key: %v", err)
+	}
+	if err := s.identities.renewed(ctx, id, hash, notAfter); err != nil {
+		return nil, err
+	}
+	s.log.Info("certificate renewed", "cluster", id.cluster, "not_after", notAfter)
+	return &federationv1.RenewResponse{Certificates: [][]byte{der}, Authorities: [][]byte{s.authority.Certificate()}}, nil
+}
+
+// renewed notes the key of a renewal. The present key stays valid until the new
+// one is used, because the answer may not arrive.
+func (i *identities) renewed(ctx context.Context, id identity, hash string, notAfter time.Time) error {
+	return asStatus(retry.RetryOnConflict(claimBackoff, func() error {
+		m := &v1alpha1.MemberCluster{}
+		if err := i.live.Get(ctx, client.ObjectKey{Name: id.cluster}, m); err != nil {
+			return err
+		}
+		have := m.Status.Identity
+		if m.UID != id.uid || have == nil || have.KeyHash != id.keyHash {
+			return errRemoved(id.cluster)
+		}
+		have.NotAfter = metav1.NewTime(notAfter)
+		have.NextKeyHash = ""
+		if hash != have.KeyHash {
+			have.NextKeyHash = hash
+		}
+		return i.writer.Status().Update(ctx, m)
+	}))
+}
+
+type syncStream = grpc.BidiStreamingServer[federationv1.AgentMessage, federationv1.HubMessage]
+
+// Sync implements federationv1.FederationServer.
+func (s *server) Sync(stream syncStream) error {
+	ctx := stream.Context()
+	id := identityOf(ctx)
+	hello, err := s.hello(stream)
+	if err != nil {
+		return err
+	}
+	session, welcome, err := s.fleet.open(id, hello)
+	if err != nil {
+		s.log.Warn("session refused", "cluster", id.cluster, "err", err)
+		return err
+	}
+	defer s.fleet.close(session)
+	// Again, now that a revocation would end the session: it may have come between.
+	switch now, err := s.identities.authenticate(ctx, id.cert); {
+	case err != nil:
+		session.end(err)
+	case now.uid != id.uid:
+		session.end(errRemoved(id.cluster))
+	}
+	s.log.Info("session opened", "cluster", id.cluster, "from", peerAddr(ctx), "agent", hello.GetAgent().GetVersion(), "inventory", welcome.WantInventory)
+	err = s.run(stream, session, welcome)
+	session.end(err)
+	s.log.Info("session ended", "cluster", id.cluster, "reason", session.err)
+	return session.err
+}
+
+// hello waits for the first message, and for the hub to have a plan: a cold hub
+// does not know what a held hash stands for.
+func (s *server) hello(stream syncStream) (*federationv1.Hello, error) {
+	type first struct {
+		msg *federationv1.AgentMessage
+		err error
+	}
+	got := make(chan first, 1)
+	go func() {
+		m, err := stream.Recv()
+		got <- first{m, err}
+	}()
+	var hello *federationv1.Hello
+	t := time.NewTimer(helloTimeout)
+	defer t.Stop()
+	select {
+	case f := <-got:
+		if f.err != nil {
+			return nil, f.err
+		}
+		if hello = f.msg.GetHello(); hello == nil {
+			return nil, invalid("the first message of a session must be Hello")
+		}
+	case <-t.C:
+		return nil, status.Error(codes.DeadlineExceeded, "no Hello came")
+	}
+	t.Reset(planTimeout)
+	select {
+	case <-s.fleet.planned:
+		return hello, nil
+	case <-stream.Context().Done():
+		return nil, stream.Context().Err()
+	case <-t.C:
+		return nil, status.Error(codes.Unavailable, "the hub is starting: it has not read its resources yet")
+	}
+}
+
+// run is the life of an open session. Sending may block for as long as the
+// agent does not read, so it is done aside: whatever ends the session ends the
+// stream at once.
+func (s *server) run(stream syncStream, session *session, welcome *federationv1.Welcome) error {
+	sent := make(chan error, 1)
+	send := func(m *federationv1.HubMessage) error {
+		go func() { sent <- stream.Send(m) }()
+		select {
+		case err := <-sent:
+			return err
+		case <-session.ended:
+			return session.err
+		}
+	}
+	if err := send(&federationv1.HubMessage{Body: &federationv1.HubMessage_Welcome{Welcome: welcome}}); err != nil {
+		return err
+	}
+	go s.receive(stream, session)
+	for {
+		select {
+		case <-session.ended:
+			return session.err
+		case <-session.wake:
+			u := s.fleet.next(session)
+			if u == nil {
+				continue
+			}
+			if err := send(&federationv1.HubMessage{Body: &federationv1.HubMessage_Update{Update: u}}); err != nil {
+				return err
+			}
+			s.fleet.sent(session, u)
+		}
+	}
+}
+
+// receive takes what the agent says until the stream is over.
+func (s *server) receive(stream syncStream, session *session) {
+	pace := newPace()
+	for {
+		m, err := stream.Recv()
+		if err == nil {
+			err = s.fleet.handle(session, m)
+		}
+		if errors.Is(err, io.EOF) {
+			session.end(nil) // the agent says goodbye
+			return
+		}
+		if err != nil {
+			session.end(err)
+			return
+		}
+		if pace.Wait(stream.Context()) != nil {
+			session.end(stream.Context().Err())
+			return
+		}
+	}
+}
+
+// peerAddr is where a call comes from, for the log.
+func peerAddr(ctx context.Context) string {
+	if p, ok := peer.FromContext(ctx); ok && p.Addr != nil {
+		return p.Addr.String()
+	}
+	return ""
+}

@@ -1,0 +1,109 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"github.com/sealane/sealane/hub"
+)
+
+const (
+	exitFailed = 1
+	exitUsage  = 2
+)
+
+// usageError is a mistake on the command line.
+type usageError struct{ error }
+
+func (e usageError) Unwrap() error { return e.error }
+
+func exitCode(err error) int {
+	if errors.As(err, new(usageError)) {
+		return exitUsage
+	}
+	return exitFailed
+}
+
+const example = `  # A hub with its own API server; then: export KUBECONFIG=./hub/kubeconfig
+  sealane-hub --embedded --data ./hub --advertise hub.example.com:7443
+
+  # A hub that keeps its resources in a Kubernetes cluster
+  sealane-hub --kubeconfig ~/.kube/config --data ./hub --advertise hub.example.com:7443`
+
+func newCommand() *cobra.Command {
+	o := hub.Options{Version: version}
+	var level, format string
+	installCRDs := true
+	cmd := &cobra.Command{
+		Use:   "sealane-hub",
+		Short: "Run the hub of a Sealane federation",
+		Long: `sealane-hub plans the topology of a federation of brokers and tells the agents of
+its members what to hold.
+
+The resources are kept by an API server: one of the hub's own (--embedded), that
+of a kubeconfig (--kubeconfig), or that of the cluster in which the hub runs.
+
+The data folder holds the federation's authority and must be kept: without it no
+agent trusts the hub any more. Logs go to standard error. The exit status is 0
+after SIGINT or SIGTERM, 1 if the hub failed, 2 if the command line is wrong.`,
+		Example:       example,
+		Version:       version,
+		Args:          cobra.NoArgs,
+		SilenceUsage:  true,
+		SilenceErrors: true,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			log, err := newLogger(cmd.ErrOrStderr(), level, format)
+			if err != nil {
+				return usageError{err}
+			}
+			slog.SetDefault(log) // for libraries that know no other
+			o.Log, o.SkipCRDs = log, !installCRDs
+			return hub.Run(cmd.Context(), o)
+		},
+	}
+	cmd.SetFlagErrorFunc(func(c *cobra.Command, err error) error {
+		return usageError{fmt.Errorf("%w: see %s --help", err, c.CommandPath())}
+	})
+	f := cmd.Flags()
+	f.SortFlags = false
+	f.BoolVar(&o.Embedded, "embedded", false, "keep the resources in an API server of the hub's own")
+	f.StringVar(&o.Kubeconfig, "kubeconfig", "", "keep the resources in the cluster of this `file`")
+	f.StringVar(&o.DataDir, "data", hub.DefaultDataDir, "`folder` of keys and, with --embedded, of the resources")
+	f.StringVar(&o.Listen, "listen", hub.DefaultListen, "`host:port` to listen at for agents")
+	f.StringVar(&o.Advertise, "advertise", "", "`host:port` that agents dial (default: this machine's name, or the host of --listen, and the port)")
+	f.StringVar(&o.APIListen, "api-listen", hub.DefaultAPIListen, "`host:port` to serve the embedded API at")
+	f.StringVar(&o.MetricsListen, "metrics-listen", hub.DefaultMetricsListen, "`host:port` to serve /metrics, /healthz and /readyz at; empty: nowhere")
+	f.StringVar(&o.TrustDomain, "trust-domain", hub.DefaultTrustDomain, "`name` that is part of every member's identity; fixed at the first start")
+	f.BoolVar(&installCRDs, "install-crds", true, "install the resource definitions into an API server that is not embedded")
+	f.StringVar(&level, "log-level", "info", "least `level` to log: debug, info, warn or error")
+	f.StringVar(&format, "log-format", "text", "`format` of the log: text or json")
+	return cmd
+}
+
+func newLogger(w io.Writer, level, format string) (*slog.Logger, error) {
+	var o slog.HandlerOptions
+	switch level {
+	case "debug":
+		o.Level = slog.LevelDebug
+	case "info":
+		o.Level = slog.LevelInfo
+	case "warn":
+		o.Level = slog.LevelWarn
+	case "error":
+		o.Level = slog.LevelError
+	default:
+		return nil, fmt.Errorf("--log-level %q: expected debug, info, warn or error", level)
+	}
+	switch strings.ToLower(format) {
+	case "text":
+		return slog.New(slog.NewTextHandler(w, &o)), nil
+	case "json":
+		return slog.New(slog.NewJSONHandler(w, &o)), nil
+	}
+	return nil, fmt.Errorf("--log-format %q: expected text or json", format)
+}

@@ -1,0 +1,189 @@
+package hub
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"path/filepath"
+
+	"github.com/go-logr/logr"
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/client-go/rest"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/cluster"
+	ctrllog "sigs.k8s.io/controller-runtime/pkg/log"
+
+	"github.com/sealane/sealane/api/v1alpha1"
+	"github.com/sealane/sealane/hub/apiserver"
+)
+
+// Run runs a hub until ctx ends, and stops it cleanly. An error says what could
+// not be started, or what broke.
+func Run(ctx context.Context, o Options) (err error) {
+	if err := o.complete(); err != nil {
+		return err
+	}
+	authority, err := OpenAuthority(filepath.Join(o.DataDir, "pki"), o.TrustDomain)
+	if err != nil {
+		return err
+	}
+	epoch, err := openEpoch(filepath.Join(o.DataDir, "epoch"))
+	if err != nil {
+		return err
+	}
+	ctrllog.SetLogger(logr.FromSlogHandler(o.Log.With("component", "kubernetes").Handler()))
+	// What runs is stopped in reverse, so that nothing misses what it uses; in
+	// particular the Reconciler before the sessions, so that it does not take the
+	// end of all sessions for that of the members.
+	parts := newStack(ctx)
+	defer func() { err = errors.Join(parts.outcome(err), parts.stop()) }()
+	return o.run(parts, NewFleet(epoch, o.Log), authority)
+}
+
+// run starts everything and waits for the end.
+func (o *Options) run(parts *stack, fleet *Fleet, authority *Authority) error {
+	ctx := parts.ctx
+	where := Addresses{}
+	var err error
+	if where.Metrics, err = o.startMetrics(parts, fleet); err != nil {
+		return err
+	}
+	cfg, err := o.startAPI(ctx, parts, &where)
+	if err != nil {
+		return err
+	}
+	c, err := o.startCache(ctx, parts, cfg)
+	if err != nil {
+		return err
+	}
+	if err := o.startServer(ctx, parts, fleet, authority, c, &where); err != nil {
+		return err
+	}
+	parts.start("reconciler", NewReconciler(c, fleet, o.Log).Run)
+	select {
+	case <-fleet.planned:
+	case <-ctx.Done():
+		return nil
+	}
+	o.Log.Info("hub is ready", "version", o.Version, "agents", where.Agents, "advertise", where.Advertise, "api", where.API,
+		"kubeconfig", where.Kubeconfig, "metrics", where.Metrics, "trust_domain", o.TrustDomain, "authority", authority.Hash(), "epoch", fleet.epoch)
+	if o.Ready != nil {
+		o.Ready(where)
+	}
+	<-ctx.Done()
+	o.Log.Info("hub stops")
+	return nil
+}
+
+// startAPI starts, or finds, the API server, and has it serve our kinds.
+func (o *Options) startAPI(ctx context.Context, parts *stack, where *Addresses) (*rest.Config, error) {
+	if !o.Embedded {
+		cfg, err := o.restConfig()
+		if err != nil {
+			return nil, err
+		}
+		cfg.QPS, cfg.Burst = 200, 400
+		where.API, where.Kubeconfig = cfg.Host, o.Kubeconfig
+		if o.SkipCRDs {
+			return cfg, nil
+		}
+		if err := apiserver.InstallCRDs(ctx, cfg); err != nil {
+			return nil, fmt.Errorf("%w: the hub needs the right to install its resource definitions at %s; if somebody else installs them, start with --install-crds=false", err, cfg.Host)
+		}
+		return cfg, nil
+	}
+	api, err := apiserver.Start(context.WithoutCancel(ctx), apiserver.Options{DataDir: o.DataDir, Listen: o.APIListen, Log: o.Log})
+	if err != nil {
+		return nil, fmt.Errorf("the embedded API server (--data %s, --api-listen %s): %w", o.DataDir, o.APIListen, err)
+	}
+	parts.start("embedded API server", func(ctx context.Context) error {
+		stopped := make(chan error, 1)
+		go func() { stopped <- api.Wait() }()
+		select {
+		case err := <-stopped:
+			return err
+		case <-ctx.Done():
+			return api.Close()
+		}
+	})
+	cfg := api.RESTConfig()
+	cfg.QPS = -1 // it is ours alone
+	where.API, where.Kubeconfig = cfg.Host, api.KubeconfigPath()
+	if err := apiserver.InstallCRDs(ctx, cfg); err != nil {
+		return nil, fmt.Errorf("the embedded API server: %w", err)
+	}
+	return cfg, nil
+}
+
+// startCache starts the watches on all kinds and waits until they are complete:
+// a cold hub plans nothing.
+func (o *Options) startCache(ctx context.Context, parts *stack, cfg *rest.Config) (cluster.Cluster, error) {
+	scheme := runtime.NewScheme()
+	if err := v1alpha1.AddToScheme(scheme); err != nil {
+		return nil, err
+	}
+	cfg = rest.CopyConfig(cfg)
+	cfg.UserAgent = "sealane-hub/" + o.Version
+	c, err := cluster.New(cfg, func(co *cluster.Options) { co.Scheme = scheme })
+	if err != nil {
+		return nil, fmt.Errorf("the API server at %s: %w", cfg.Host, err)
+	}
+	parts.start("cache", c.Start)
+	kinds := []client.Object{&v1alpha1.MessagingTopology{}, &v1alpha1.MemberCluster{}, &v1alpha1.JoinToken{}, &v1alpha1.Stream{}, &v1alpha1.Bridge{}}
+	for _, kind := range kinds {
+		if _, err := c.GetCache().GetInformer(ctx, kind); err != nil {
+			return nil, fmt.Errorf("watch %T at %s: %w", kind, cfg.Host, err)
+		}
+	}
+	if !c.GetCache().WaitForCacheSync(ctx) {
+		return nil, context.Cause(ctx)
+	}
+	return c, nil
+}
+
+// startServer listens for agents.
+func (o *Options) startServer(ctx context.Context, parts *stack, fleet *Fleet, authority *Authority, c cluster.Cluster, where *Addresses) error {
+	l, err := (&net.ListenConfig{}).Listen(ctx, "tcp", o.Listen)
+	if err != nil {
+		return fmt.Errorf("--listen %s: %w", o.Listen, err)
+	}
+	where.Agents = l.Addr().String()
+	if where.Advertise, err = o.advertised(l.Addr()); err != nil {
+		l.Close()
+		return err
+	}
+	ids := &identities{trustDomain: o.TrustDomain, cached: c.GetCache(), live: c.GetAPIReader(), writer: c.GetClient()}
+	server, err := newServer(fleet, authority, ids, o.serverNames(where.Advertise), o.Log)
+	if err != nil {
+		l.Close()
+		return err
+	}
+	if err := watchIdentities(ctx, c.GetCache(), fleet); err != nil {
+		l.Close()
+		return err
+	}
+	tokens := &announcer{hub: where.Advertise, authority: authority.Hash(), client: c.GetClient(), log: o.Log}
+	parts.start("announcer", func(ctx context.Context) error { return tokens.run(ctx, c.GetCache()) })
+	parts.start("server for agents", func(ctx context.Context) error { return server.serve(ctx, l) })
+	return nil
+}
+
+// startMetrics serves metrics and health, if it shall.
+func (o *Options) startMetrics(parts *stack, fleet *Fleet) (string, error) {
+	if o.MetricsListen == "" {
+		return "", nil
+	}
+	registry := prometheus.NewRegistry()
+	registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	fleet.metrics.register(registry)
+	l, err := net.Listen("tcp", o.MetricsListen)
+	if err != nil {
+		return "", fmt.Errorf("--metrics-listen %s: %w: choose another address, or --metrics-listen \"\" for none", o.MetricsListen, err)
+	}
+	h := &health{planned: fleet.planned}
+	parts.start("server of metrics", func(ctx context.Context) error { return h.serve(ctx, l, registry) })
+	return l.Addr().String(), nil
+}

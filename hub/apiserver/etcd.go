@@ -8,8 +8,10 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"sync/atomic"
 
 	"go.etcd.io/etcd/server/v3/embed"
+	"go.uber.org/zap"
 )
 
 const (
@@ -37,6 +39,8 @@ type store struct {
 	endpoint string
 	// tempDir holds the socket when the data folder's path is too long for one.
 	tempDir string
+	// loud lets the store's warnings through while it runs.
+	loud atomic.Bool
 }
 
 // startStore returns when the store answers.
@@ -51,7 +55,7 @@ func startStore(ctx context.Context, dir string, log *slog.Logger) (_ *store, er
 	if err != nil {
 		return nil, err
 	}
-	cfg, err := storeConfig(dir, socket, log)
+	cfg, err := storeConfig(dir, socket, newZap(log.With("component", "etcd"), &s.loud))
 	if err != nil {
 		return nil, err
 	}
@@ -97,10 +101,10 @@ func (s *store) socketPath(dir string) (string, error) {
 	return path, nil
 }
 
-func storeConfig(dir, socket string, log *slog.Logger) (*embed.Config, error) {
+func storeConfig(dir, socket string, log *zap.Logger) (*embed.Config, error) {
 	cfg := embed.NewConfig()
 	cfg.Dir = filepath.Join(dir, "etcd")
-	cfg.ZapLoggerBuilder = embed.NewZapLoggerBuilder(newZap(log.With("component", "etcd")))
+	cfg.ZapLoggerBuilder = embed.NewZapLoggerBuilder(log)
 	client := url.URL{Scheme: "unix", Path: socket}
 	cfg.ListenClientUrls = []url.URL{client}
 	cfg.AdvertiseClientUrls = []url.URL{client}
@@ -129,6 +133,7 @@ func storeConfig(dir, socket string, log *slog.Logger) (*embed.Config, error) {
 func (s *store) failed() <-chan error { return s.etcd.Err() }
 
 func (s *store) close() {
+	s.loud.Store(false)
 	if s.etcd != nil {
 		s.etcd.Close()
 		if s.etcd.Server != nil {

@@ -9,14 +9,52 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 )
 
-// address is what the server listens on.
+// address is what the server listens on, with the connections that are open.
 type address struct {
 	net.Listener
 	// host is the host of Options.Listen, empty for all addresses.
 	host string
 	port string
+
+	mu    sync.Mutex
+	conns map[net.Conn]struct{}
+}
+
+// Accept makes a connection known to hangUp.
+func (a *address) Accept() (net.Conn, error) {
+	c, err := a.Listener.Accept()
+	if err != nil {
+		return nil, err
+	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.conns[c] = struct{}{}
+	return &conn{c, a}, nil
+}
+
+type conn struct {
+	net.Conn
+	of *address
+}
+
+func (c *conn) Close() error {
+	c.of.mu.Lock()
+	delete(c.of.conns, c.Conn)
+	c.of.mu.Unlock()
+	return c.Conn.Close()
+}
+
+// hangUp closes every connection. To be called when all requests are answered: a
+// stopping server would leave clients a second to close idle connections.
+func (a *address) hangUp() {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	for c := range a.conns {
+		_ = c.Close()
+	}
 }
 
 // listen opens the address. For port 0 the system chooses one the first time;
@@ -38,7 +76,7 @@ func listen(ctx context.Context, dir, addr string, log *slog.Logger) (*address, 
 		if err != nil {
 			return nil, err
 		}
-		return &address{Listener: l, host: host, port: port}, nil
+		return &address{Listener: l, host: host, port: port, conns: map[net.Conn]struct{}{}}, nil
 	}
 	if port != "0" {
 		return open(port)

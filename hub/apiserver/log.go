@@ -17,8 +17,9 @@ var klogTarget atomic.Pointer[slog.Logger]
 
 func init() { klog.SetSlogLogger(slog.New(klogHandler{})) }
 
-// klogHandler demotes what the Kubernetes libraries log: their Info is of use
-// only to those who debug them, and their errors are nearly always retried.
+// klogHandler demotes what the Kubernetes libraries log by one step each: their
+// Info is of use only to those who debug them, and their errors are nearly
+// always retried.
 type klogHandler struct {
 	with func(slog.Handler) slog.Handler
 }
@@ -34,12 +35,7 @@ func (h klogHandler) target() slog.Handler {
 	return h.with(l.Handler())
 }
 
-func demote(l slog.Level) slog.Level {
-	if l >= slog.LevelError {
-		return slog.LevelWarn
-	}
-	return min(l, slog.LevelDebug)
-}
+func demote(l slog.Level) slog.Level { return l - (slog.LevelInfo - slog.LevelDebug) }
 
 func (h klogHandler) Enabled(ctx context.Context, l slog.Level) bool {
 	return h.target().Enabled(ctx, demote(l))
@@ -69,14 +65,24 @@ func (h klogHandler) WithGroup(name string) slog.Handler {
 }
 
 // newZap returns a zap logger, which is what etcd takes, that writes to log.
-func newZap(log *slog.Logger) *zap.Logger { return zap.New(zapCore{log.Handler()}) }
+// Only while loud is set does more than debugging come through: starting, etcd
+// warns of a configuration that is meant, and stopping, of every listener that
+// closes; real failures of the two are returned as errors.
+func newZap(log *slog.Logger, loud *atomic.Bool) *zap.Logger {
+	return zap.New(zapCore{log.Handler(), loud})
+}
 
-type zapCore struct{ to slog.Handler }
+type zapCore struct {
+	to   slog.Handler
+	loud *atomic.Bool
+}
 
-// zapLevel demotes etcd's Info for the same reason as klog's.
-func zapLevel(l zapcore.Level) slog.Level {
+func (c zapCore) level(l zapcore.Level) slog.Level {
 	switch {
-	case l <= zapcore.InfoLevel:
+	case l < zapcore.InfoLevel:
+		// A line for every request.
+		return slog.LevelDebug - 4
+	case l == zapcore.InfoLevel || !c.loud.Load():
 		return slog.LevelDebug
 	case l == zapcore.WarnLevel:
 		return slog.LevelWarn
@@ -86,10 +92,12 @@ func zapLevel(l zapcore.Level) slog.Level {
 }
 
 func (c zapCore) Enabled(l zapcore.Level) bool {
-	return c.to.Enabled(context.Background(), zapLevel(l))
+	return c.to.Enabled(context.Background(), c.level(l))
 }
 
-func (c zapCore) With(fs []zapcore.Field) zapcore.Core { return zapCore{c.to.WithAttrs(attrs(fs))} }
+func (c zapCore) With(fs []zapcore.Field) zapcore.Core {
+	return zapCore{c.to.WithAttrs(attrs(fs)), c.loud}
+}
 
 func (c zapCore) Check(e zapcore.Entry, ce *zapcore.CheckedEntry) *zapcore.CheckedEntry {
 	if c.Enabled(e.Level) {
@@ -99,7 +107,7 @@ func (c zapCore) Check(e zapcore.Entry, ce *zapcore.CheckedEntry) *zapcore.Check
 }
 
 func (c zapCore) Write(e zapcore.Entry, fs []zapcore.Field) error {
-	r := slog.NewRecord(e.Time, zapLevel(e.Level), e.Message, 0)
+	r := slog.NewRecord(e.Time, c.level(e.Level), e.Message, 0)
 	r.AddAttrs(attrs(fs)...)
 	return c.to.Handle(context.Background(), r)
 }

@@ -1,6 +1,7 @@
 package apiserver
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"net/url"
@@ -29,14 +30,24 @@ import (
 const (
 	// storePrefix is where the objects live in the store. It must never change.
 	storePrefix = "/registry/sealane"
-	// drain is how long a stopping server waits for requests and watches to end.
-	drain = 2 * time.Second
+	// drain is how long a stopping server waits for requests and watches to end,
+	// and lastWords how long for their answers to be on the way.
+	drain     = 2 * time.Second
+	lastWords = 20 * time.Millisecond
 )
+
+// apiServer is the Kubernetes API server. It is not ready before startInformers.
+type apiServer struct {
+	*genericapiserver.GenericAPIServer
+	startInformers func(context.Context)
+	// drained is closed when the stopping server has answered everything.
+	drained <-chan struct{}
+}
 
 // newAPIServer puts the Kubernetes API server together, by hand rather than with
 // the libraries' options: those assume a core API next to it, from which they
 // take namespaces, quotas and webhooks.
-func newAPIServer(store *store, addr *address, certs *certificates, loopback *rest.Config) (*genericapiserver.GenericAPIServer, error) {
+func newAPIServer(store *store, addr *address, certs *certificates, loopback *rest.Config) (*apiServer, error) {
 	cfg := genericapiserver.NewRecommendedConfig(apiserver.Codecs)
 	cfg.EffectiveVersion = compatibility.DefaultBuildEffectiveVersion()
 	cfg.ExternalAddress = addr.Addr().String()
@@ -44,6 +55,7 @@ func newAPIServer(store *store, addr *address, certs *certificates, loopback *re
 	cfg.EnableProfiling = false
 	cfg.EnableIndex = false
 	cfg.ShutdownWatchTerminationGracePeriod = drain
+	cfg.DisabledPostStartHooks.Insert("start-apiextensions-informers")
 	if err := secure(&cfg.Config, addr, certs); err != nil {
 		return nil, err
 	}
@@ -80,7 +92,30 @@ func newAPIServer(store *store, addr *address, certs *certificates, loopback *re
 	}
 	root.crds = s.Informers.Apiextensions().V1().CustomResourceDefinitions().Lister()
 	s.GenericAPIServer.ShutdownTimeout = drain
-	return s.GenericAPIServer, nil
+	return &apiServer{
+		GenericAPIServer: s.GenericAPIServer,
+		startInformers:   func(ctx context.Context) { s.Informers.Start(ctx.Done()) },
+		drained:          cfg.DrainedNotify(),
+	}, nil
+}
+
+// run serves until ctx ends.
+func (s *apiServer) run(ctx context.Context, addr *address) error {
+	done := make(chan struct{})
+	defer close(done)
+	go func() {
+		select {
+		case <-s.drained:
+		case <-done:
+			return
+		}
+		select {
+		case <-time.After(lastWords):
+		case <-done:
+		}
+		addr.hangUp()
+	}()
+	return s.PrepareRun().RunWithContext(ctx)
 }
 
 // secure lets in who shows a client certificate of the API's authority, and lets
@@ -92,7 +127,7 @@ func secure(cfg *genericapiserver.Config, addr *address, certs *certificates) er
 		return err
 	}
 	cfg.SecureServing = &genericapiserver.SecureServingInfo{
-		Listener:      addr.Listener,
+		Listener:      addr,
 		Cert:          &certs.serving,
 		ClientCA:      ca,
 		MinTLSVersion: minTLS,

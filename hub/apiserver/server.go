@@ -8,7 +8,6 @@ import (
 	"log/slog"
 	"os"
 	"sync"
-	"time"
 
 	"k8s.io/client-go/rest"
 )
@@ -17,6 +16,8 @@ const minTLS = tls.VersionTLS13
 
 // ErrInUse means that another process runs on the data folder.
 var ErrInUse = errors.New("data folder in use")
+
+var errStopped = errors.New("it stopped")
 
 // Options say where a server keeps its data and where it listens.
 type Options struct {
@@ -94,6 +95,10 @@ func Start(ctx context.Context, o Options) (_ *Server, err error) {
 		return nil, err
 	}
 	undo = append(undo, store.close)
+	client, err := newOwnClient(own)
+	if err != nil {
+		return nil, err
+	}
 	api, err := newAPIServer(store, addr, certs, own)
 	if err != nil {
 		return nil, err
@@ -102,60 +107,56 @@ func Start(ctx context.Context, o Options) (_ *Server, err error) {
 	ctx, cancel := context.WithCancel(ctx)
 	s := &Server{rest: own, kubeconfig: certs.kubeconfig, cancel: cancel, done: make(chan struct{})}
 	served := make(chan error, 1)
-	prepared := api.PrepareRun()
-	go func() { served <- prepared.RunWithContext(ctx) }()
-	go s.run(ctx, served, store, certs, unlock, log)
+	go func() { served <- api.run(ctx, addr) }()
+	go func() {
+		defer close(s.done)
+		defer cancel()
+		s.err = run(ctx, cancel, served, store, certs, log)
+		store.close()
+		unlock()
+	}()
 	undo = []func(){func() { _ = s.Close() }}
-	if err := s.ready(ctx); err != nil {
+	if err := s.ready(ctx, client, api.startInformers); err != nil {
 		return nil, err
 	}
+	store.loud.Store(true)
 	return s, nil
 }
 
-// run waits for the end and takes everything down, users before what they use.
-func (s *Server) run(ctx context.Context, served <-chan error, store *store, certs *certificates, unlock func(), log *slog.Logger) {
-	defer close(s.done)
+// run serves until ctx ends or a part fails.
+func run(ctx context.Context, cancel context.CancelFunc, served <-chan error, store *store, certs *certificates, log *slog.Logger) error {
 	var renewer sync.WaitGroup
 	renewer.Go(func() { certs.run(ctx, log) })
-
-	var err error
+	defer renewer.Wait()
 	select {
-	case err = <-store.failed():
-		err = fmt.Errorf("the store failed: %w", err)
-		s.cancel()
-		<-served
-	case err = <-served:
-		s.cancel()
+	case err := <-served:
+		cancel()
+		return err
+	case err := <-store.failed():
+		cancel()
+		return errors.Join(fmt.Errorf("the store failed: %w", err), <-served)
+	case <-ctx.Done():
+		store.loud.Store(false)
+		return <-served
 	}
-	renewer.Wait()
-	store.close()
-	unlock()
-	s.err = err
 }
 
-// ready polls: the libraries have no signal that says that the definitions of an
-// earlier run are served again.
-func (s *Server) ready(ctx context.Context) error {
-	cfg := rest.CopyConfig(s.rest)
-	cfg.Timeout = 5 * time.Second
-	cfg.GroupVersion = nil
-	client, err := rest.UnversionedRESTClientFor(unversioned(cfg))
+// ready waits for what the libraries give no signal of. The informers start only
+// when the cache that they read is filled: told to come back later, they would
+// wait for a second.
+func (s *Server) ready(ctx context.Context, client *ownClient, startInformers func(context.Context)) error {
+	err := client.await(ctx, "/apis/apiextensions.k8s.io/v1/customresourcedefinitions?resourceVersion=0&limit=1", s.done)
+	if err == nil {
+		startInformers(ctx)
+		err = client.await(ctx, "/readyz", s.done)
+	}
+	if errors.Is(err, errStopped) {
+		err = errors.Join(err, s.err)
+	}
 	if err != nil {
-		return err
+		return fmt.Errorf("start the API server: %w", err)
 	}
-	for {
-		err := client.Get().AbsPath("/readyz").Do(ctx).Error()
-		if err == nil {
-			return nil
-		}
-		select {
-		case <-s.done:
-			return fmt.Errorf("the API server stopped while starting: %w", errors.Join(s.err, err))
-		case <-ctx.Done():
-			return fmt.Errorf("start the API server: %w", errors.Join(context.Cause(ctx), err))
-		case <-time.After(10 * time.Millisecond):
-		}
-	}
+	return nil
 }
 
 // RESTConfig gives this process all rights at the server, without limit of rate.

@@ -49,8 +49,12 @@ func FormatCreds(token string, user KeyPair) ([]byte, error) {
 }
 
 func signUser(k *Keyring, account, publicKey, name string, types []string, issuedAt time.Time) (string, error) {
+	return Sign(newUser(publicKey, name, types), k.Account(account), issuedAt)
+}
+
+func newUser(publicKey, name string, types []string) *jwt.UserClaims {
 	c := jwt.NewUserClaims(publicKey)
 	c.Name = name
 	c.AllowedConnectionTypes = append(jwt.StringList(nil), types...)
-	return Sign(c, k.Account(account), issuedAt)
+	return c
 }

@@ -15,6 +15,11 @@ import (
 // with a grant is refused.
 var linkTypes = []string{jwt.ConnectionTypeLeafnode, jwt.ConnectionTypeLeafnodeWS}
 
+// linkDenied are the server's own interfaces: it offers them in every account.
+// Denying them changes nothing for what is tagged, which is all that a link
+// carries.
+var linkDenied = []string{"$SYS.>", "$JS.>"}
+
 // IssueGrant permits peer, by its public user key, to open the two connections
 // of a link with this member. The grant does not expire: it ends when the link's
 // accounts are removed. The same arguments give the same bytes.
@@ -30,7 +35,10 @@ func IssueGrant(k *Keyring, peer, peerKey string, issuedAt time.Time) (*federati
 		{federationv1.InAccount(peer), &g.Out},
 		{federationv1.OutAccount(peer), &g.In},
 	} {
-		token, err := signUser(k, side.account, peerKey, peer, linkTypes, issuedAt)
+		c := newUser(peerKey, peer, linkTypes)
+		c.Permissions.Pub.Deny.Add(linkDenied...)
+		c.Permissions.Sub.Deny.Add(linkDenied...)
+		token, err := Sign(c, k.Account(side.account), issuedAt)
 		if err != nil {
 			return nil, err
 		}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"regexp"
 	"strings"
 	"sync"
 	"time"
@@ -26,6 +27,11 @@ type serverLog struct {
 	mu   sync.Mutex
 	seen map[string]*repeated
 }
+
+// deniedInterest is what a peer says of each of our server's own interfaces, all
+// denied to links, whenever the claims of a link's account change. The server
+// offers them unasked; nothing is wrong.
+var deniedInterest = regexp.MustCompile(`Leafnode Error 'Permissions Violation for Subscription to "\$(JS|SYS)\.`)
 
 type repeated struct {
 	last  time.Time
@@ -61,6 +67,9 @@ func (l *serverLog) write(level slog.Level, format string, v ...any) {
 		return
 	}
 	msg := fmt.Sprintf(format, v...)
+	if deniedInterest.MatchString(msg) {
+		level = levelServerDebug
+	}
 	if level >= slog.LevelWarn {
 		n, ok := l.admit(msg)
 		if !ok {

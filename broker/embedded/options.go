@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net"
 	"net/url"
+	"slices"
 	"sort"
 	"strconv"
 	"strings"
@@ -51,7 +52,7 @@ type serverOptions struct {
 // build makes the whole options anew: the server changes the ones that it is
 // given, and options that were validated once are refused the second time.
 func (o serverOptions) build() *server.Options {
-	spec := broker.WithDefaults(o.config.Spec)
+	spec := o.config.Spec
 	so := &server.Options{
 		ServerName:             o.config.Cluster,
 		Host:                   o.client.host,
@@ -201,7 +202,10 @@ func acceptTLS(c *tls.Config) *tls.Config {
 
 // sortedRemotes copies the remotes in the order of peer and side.
 func sortedRemotes(rs []broker.Remote) []broker.Remote {
-	out := append([]broker.Remote(nil), rs...)
+	out := slices.Clone(rs)
+	for i := range out {
+		out[i].Endpoints = slices.Clone(out[i].Endpoints)
+	}
 	sort.SliceStable(out, func(i, j int) bool {
 		if out[i].Peer != out[j].Peer {
 			return out[i].Peer < out[j].Peer

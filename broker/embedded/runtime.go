@@ -152,6 +152,8 @@ func (r *Runtime) Configure(ctx context.Context, c broker.Config) (restarted boo
 	if err := r.check(c); err != nil {
 		return false, err
 	}
+	// The caller may go on changing what it passed.
+	c.Spec, c.Remotes = broker.WithDefaults(c.Spec), sortedRemotes(c.Remotes)
 	srv := r.server()
 	if srv != nil && equalConfig(r.config, c) {
 		return false, r.remoteErrors(c)
@@ -195,7 +197,7 @@ func (r *Runtime) serverOptions(c broker.Config) (so serverOptions, creds map[st
 		client: r.client, link: r.link, linkWS: r.linkWS,
 	}
 	creds = map[string]bool{}
-	for _, remote := range sortedRemotes(c.Remotes) {
+	for _, remote := range c.Remotes {
 		path, err := writeCreds(r.linksDir(), r.opts.Keyring, remote)
 		var ro *server.RemoteLeafOpts
 		if err == nil {
@@ -219,17 +221,15 @@ func (r *Runtime) remoteErrors(c broker.Config) error {
 
 func equalConfig(a, b broker.Config) bool {
 	return a.Cluster == b.Cluster && a.TLS == b.TLS && a.TrustDomain == b.TrustDomain &&
-		proto.Equal(broker.WithDefaults(a.Spec), broker.WithDefaults(b.Spec)) &&
-		reflect.DeepEqual(sortedRemotes(a.Remotes), sortedRemotes(b.Remotes))
+		proto.Equal(a.Spec, b.Spec) && reflect.DeepEqual(a.Remotes, b.Remotes)
 }
 
 // needsRestart knows what NATS cannot reload.
 func needsRestart(old, new broker.Config) bool {
-	o, n := broker.WithDefaults(old.Spec), broker.WithDefaults(new.Spec)
 	return old.Cluster != new.Cluster ||
-		n.GetMaxStorage() < o.GetMaxStorage() ||
-		n.GetMaxMemory() < o.GetMaxMemory() ||
-		n.GetSyncAlways() != o.GetSyncAlways()
+		new.Spec.GetMaxStorage() < old.Spec.GetMaxStorage() ||
+		new.Spec.GetMaxMemory() < old.Spec.GetMaxMemory() ||
+		new.Spec.GetSyncAlways() != old.Spec.GetSyncAlways()
 }
 
 // start runs a new server on the accounts in the book.
@@ -371,14 +371,13 @@ func (r *Runtime) checkFits(srv *server.Server, c broker.Config) error {
 	if err != nil {
 		return err
 	}
-	spec := broker.WithDefaults(c.Spec)
 	for _, l := range []struct {
 		what  string
 		used  uint64
 		limit int64
 	}{
-		{"storage", max(js.Store, js.ReservedStore), spec.GetMaxStorage()},
-		{"memory", max(js.Memory, js.ReservedMemory), spec.GetMaxMemory()},
+		{"storage", max(js.Store, js.ReservedStore), c.Spec.GetMaxStorage()},
+		{"memory", max(js.Memory, js.ReservedMemory), c.Spec.GetMaxMemory()},
 	} {
 		if l.used > uint64(l.limit) {
 			return fmt.Errorf("%s cannot be lowered to %d bytes: streams use or reserve %d", l.what, l.limit, l.used)

@@ -15,10 +15,10 @@ import (
 // with a grant is refused.
 var linkTypes = []string{jwt.ConnectionTypeLeafnode, jwt.ConnectionTypeLeafnodeWS}
 
-// linkDenied are the server's own interfaces: it offers them in every account.
-// Denying them changes nothing for what is tagged, which is all that a link
-// carries.
-var linkDenied = []string{"$SYS.>", "$JS.>"}
+// LinkDenied are the server's own interfaces, which it offers in every account.
+// Both sides of a link deny them to the other. That changes nothing for what is
+// tagged, and all that a link carries is.
+func LinkDenied() []string { return []string{"$SYS.>", "$JS.>"} }
 
 // IssueGrant permits peer, by its public user key, to open the two connections
 // of a link with this member. The grant does not expire: it ends when the link's
@@ -36,8 +36,8 @@ func IssueGrant(k *Keyring, peer, peerKey string, issuedAt time.Time) (*federati
 		{federationv1.OutAccount(peer), &g.In},
 	} {
 		c := newUser(peerKey, peer, linkTypes)
-		c.Permissions.Pub.Deny.Add(linkDenied...)
-		c.Permissions.Sub.Deny.Add(linkDenied...)
+		c.Permissions.Pub.Deny.Add(LinkDenied()...)
+		c.Permissions.Sub.Deny.Add(LinkDenied()...)
 		token, err := Sign(c, k.Account(side.account), issuedAt)
 		if err != nil {
 			return nil, err

@@ -132,6 +132,8 @@ func remoteOptions(k *broker.Keyring, c broker.Config, r broker.Remote, creds st
 		// transit then is never a spoke on both of the connections that it joins.
 		Hub:                     r.Out,
 		IgnoreDiscoveredServers: true,
+		DenyImports:             broker.LinkDenied(),
+		DenyExports:             broker.LinkDenied(),
 		Disabled:                r.Disabled,
 	}, nil
 }

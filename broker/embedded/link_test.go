@@ -1,0 +1,458 @@
+package embedded
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/nats-io/nats.go"
+
+	federationv1 "github.com/sealane/sealane/api/federation/v1"
+	"github.com/sealane/sealane/broker"
+)
+
+// pair makes two linked members; b dials a.
+func pair(t *testing.T) (a, b *member) {
+	t.Helper()
+	ms := startAll(t, "a", "b")
+	a, b = ms["a"], ms["b"]
+	link(t, b, a)
+	a.waitLinks(2)
+	return a, b
+}
+
+func both(a, b *member, f func(p path)) {
+	f(path{a, b})
+	f(path{b, a})
+	a.setAccounts()
+	b.setAccounts()
+}
+
+// proxy stands between two members and can be cut.
+type proxy struct {
+	ln     net.Listener
+	target string
+	wg     sync.WaitGroup
+
+	mu    sync.Mutex
+	cut   bool
+	conns map[net.Conn]bool
+}
+
+func newProxy(t *testing.T, target string) *proxy {
+	t.Helper()
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	p := &proxy{ln: ln, target: target, conns: map[net.Conn]bool{}}
+	p.wg.Go(p.serve)
+	t.Cleanup(func() {
+		ln.Close()
+		p.setCut(true)
+		p.wg.Wait()
+	})
+	return p
+}
+
+func (p *proxy) serve() {
+	for {
+		c, err := p.ln.Accept()
+		if err != nil {
+			return
+		}
+		up, err := net.Dial("tcp", p.target)
+		if err != nil || !p.add(c, up) {
+			c.Close()
+			if up != nil {
+				up.Close()
+			}
+			continue
+		}
+		for _, d := range [][2]net.Conn{{c, up}, {up, c}} {
+			p.wg.Go(func() {
+				_, _ = io.Copy(d[0], d[1])
+				d[0].Close()
+				d[1].Close()
+			})
+		}
+	}
+}
+
+func (p *proxy) add(conns ...net.Conn) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for _, c := range conns {
+		p.conns[c] = true
+	}
+	return !p.cut
+}
+
+func (p *proxy) setCut(cut bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.cut = cut
+	if cut {
+		for c := range p.conns {
+			c.Close()
+		}
+		clear(p.conns)
+	}
+}
+
+func TestEventsOnceBothWays(t *testing.T) {
+	a, b := pair(t)
+	both(a, b, func(p path) { p.forward("app", "orders.>") })
+	ca, cb := a.app("app"), b.app("app")
+	boxes := map[string]*inbox{"a": listen(t, ca, "orders.>"), "b": listen(t, cb, "orders.>")}
+	exactlyOnce(t, "from a", ca, "orders.1", boxes)
+	exactlyOnce(t, "from b", cb, "orders.1", boxes)
+	if leaked := listen(t, ca, "private.>"); cb.Publish("private.1", []byte("x")) != nil || cb.Flush() != nil || leaked.count("x") != 0 {
+		t.Error("what is not bridged crosses")
+	}
+}
+
+// Each agent probes through both connections of the link and hears its echo.
+func TestProbe(t *testing.T) {
+	a, b := pair(t)
+	for _, tc := range []struct{ self, peer *member }{{a, b}, {b, a}} {
+		self, peer := tc.self.agent(broker.AgentAccount), tc.peer.agent(broker.AgentAccount)
+		if _, err := peer.Subscribe("pi."+tc.self.name, func(m *nats.Msg) { _ = peer.Publish("po."+tc.self.name, m.Data) }); err != nil {
+			t.Fatal(err)
+		}
+		_ = peer.Flush()
+		echoes, err := self.SubscribeSync("pa." + tc.peer.name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		eventually(t, "probe from "+tc.self.name, func() error {
+			if err := self.Publish("pq."+tc.peer.name, []byte("probe")); err != nil {
+				return err
+			}
+			_, err := echoes.NextMsg(100 * time.Millisecond)
+			return err
+		})
+		for {
+			if _, err := echoes.NextMsg(200 * time.Millisecond); err != nil {
+				break
+			}
+		}
+		_ = self.Publish("pq."+tc.peer.name, []byte("once"))
+		if _, err := echoes.NextMsg(5 * time.Second); err != nil {
+			t.Fatal(err)
+		}
+		if m, err := echoes.NextMsg(100 * time.Millisecond); err == nil {
+			t.Errorf("a probe has a second echo: %s", m.Data)
+		}
+	}
+}
+
+// A peer's server answers for its own interfaces neither to the accepting nor to
+// the dialling side of a link, even to whoever has the link's account.
+func TestServerInterfacesStayHome(t *testing.T) {
+	a, b := pair(t)
+	for _, m := range []*member{a, b} {
+		for _, account := range []string{"tx_", "rx_"} {
+			peer := map[*member]string{a: "b", b: "a"}[m]
+			nc := m.agent(account + peer)
+			for _, subject := range []string{"$SYS.REQ.ACCOUNT.PING.CONNZ", "$SYS.REQ.USER.INFO", "$JS." + peer + ".API.INFO"} {
+				answers, err := ask(t, nc, subject, 150*time.Millisecond)
+				if err != nil && !errors.Is(err, nats.ErrNoResponders) {
+					t.Fatal(err)
+				}
+				for _, text := range answers {
+					var from struct {
+						Server struct{ Name string }
+					}
+					_ = json.Unmarshal([]byte(text), &from)
+					if from.Server.Name != m.name {
+						t.Errorf("%s%s at %s: %s is answered by %q: %s", account, peer, m.name, subject, from.Server.Name, text)
+					}
+				}
+			}
+		}
+	}
+	a.waitLinks(2)
+}
+
+// A long cut of a durable bridge loses, doubles and reorders nothing.
+func TestDurableBridgeThroughCut(t *testing.T) {
+	ms := startAll(t, "a", "b")
+	a, b := ms["a"], ms["b"]
+	p := newProxy(t, a.linkAddr())
+	link(t, b, a, p.ln.Addr().String())
+	a.waitLinks(2)
+	br := &bridge{way: path{a, b}, stream: "ORDERS", subject: "orders.>", hash: "0a0b0c0d"}
+	br.plan()
+	a.setAccounts()
+	b.setAccounts()
+	br.create(t)
+	br.publish(t, 0, 300)
+	br.verify(t, 300)
+	p.setCut(true)
+	a.waitLinks(0)
+	br.publish(t, 300, 1000)
+	p.setCut(false)
+	start := time.Now()
+	a.waitLinks(2)
+	br.verify(t, 1000)
+	t.Logf("caught up after %v", time.Since(start).Round(time.Millisecond))
+}
+
+// Imports come and go while clients and links stay connected.
+func TestLiveChanges(t *testing.T) {
+	a, b := pair(t)
+	dropped := make(chan error, 10)
+	watch := nats.DisconnectErrHandler(func(_ *nats.Conn, err error) { dropped <- err })
+	ca, cb := a.app("app", watch), b.app("app", watch)
+	before := leafIDs(t, a)
+	box := listen(t, cb, ">")
+
+	both(a, b, func(p path) { p.forward("app", "orders.>") })
+	exactlyOnce(t, "one subject", ca, "orders.1", map[string]*inbox{"b": box})
+	both(a, b, func(p path) { p.forward("app", "alerts.>") })
+	exactlyOnce(t, "a second one", ca, "alerts.1", map[string]*inbox{"b": box})
+	exactlyOnce(t, "and still the first", ca, "orders.1", map[string]*inbox{"b": box})
+
+	for _, m := range []*member{a, b} {
+		for _, p := range m.parts {
+			if s := p.GetAccount(); s != nil {
+				var keep []*federationv1.Import
+				for _, i := range s.Imports {
+					if !strings.Contains(i.Subject, "orders") {
+						keep = append(keep, i)
+					}
+				}
+				s.Imports = keep
+			}
+		}
+		m.setAccounts()
+	}
+	_ = ca.Publish("orders.1", []byte("too late"))
+	exactlyOnce(t, "the second stays", ca, "alerts.1", map[string]*inbox{"b": box})
+	if box.count("too late") != 0 {
+		t.Error("a removed import still carries")
+	}
+	if after := leafIDs(t, a); fmt.Sprint(after) != fmt.Sprint(before) {
+		t.Errorf("links were dropped: %v, now %v", before, after)
+	}
+	select {
+	case err := <-dropped:
+		t.Errorf("a client was dropped: %v", err)
+	default:
+	}
+}
+
+func leafIDs(t *testing.T, m *member) map[string]uint64 {
+	t.Helper()
+	conns, err := m.rt.LeafConns()
+	if err != nil {
+		t.Fatal(err)
+	}
+	ids := map[string]uint64{}
+	for _, c := range conns {
+		ids[c.Account] = c.ID
+	}
+	return ids
+}
+
+// A certificate is renewed under a running link; the old one is not needed any
+// more at the next connection.
+func TestCertificateRenewal(t *testing.T) {
+	ca := newAuthority(t)
+	a, b := newMember(t, ca, "a"), newMember(t, ca, "b")
+	a.account("app")
+	b.account("app")
+	a.start()
+	b.start()
+	soon := time.Now().Add(3 * time.Second)
+	for _, m := range []*member{a, b} {
+		m.config.TLS = ca.issue(t, m.name, soon)
+		m.configure()
+	}
+	link(t, b, a)
+	a.waitLinks(2)
+	before := leafIDs(t, a)
+	for _, m := range []*member{a, b} {
+		m.config.TLS = ca.issue(t, m.name, time.Now().Add(time.Hour))
+		if m.configure() {
+			t.Error("a renewal restarted the broker")
+		}
+	}
+	time.Sleep(time.Until(soon) + 1100*time.Millisecond)
+	if after := leafIDs(t, a); fmt.Sprint(after) != fmt.Sprint(before) {
+		t.Errorf("the renewal dropped links: %v, now %v", before, after)
+	}
+	for _, id := range before {
+		if err := a.rt.KickLeaf(id); err != nil {
+			t.Fatal(err)
+		}
+	}
+	eventually(t, "links come back with the new certificates", func() error {
+		after := leafIDs(t, a)
+		if len(after) != 2 {
+			return fmt.Errorf("%d links", len(after))
+		}
+		for account, id := range after {
+			if id == before[account] {
+				return errors.New("the old link is still there")
+			}
+		}
+		return nil
+	})
+}
+
+// Whoever answers at a peer's address must be that peer.
+func TestWrongPeerIsRefused(t *testing.T) {
+	ca := newAuthority(t)
+	a, b, c := newMember(t, ca, "a"), newMember(t, ca, "b"), newMember(t, ca, "c")
+	for _, m := range []*member{a, b, c} {
+		m.start()
+	}
+	foreign := newMember(t, newAuthority(t), "a")
+	foreign.start()
+	link(t, b, a, c.linkAddr(), foreign.linkAddr())
+	refused := make(chan struct{})
+	time.AfterFunc(1500*time.Millisecond, func() { close(refused) })
+	for {
+		for _, m := range []*member{a, b, c, foreign} {
+			if conns, err := m.rt.LeafConns(); err != nil || len(conns) > 0 {
+				t.Fatalf("%s has links: %v, %v", m.name, conns, err)
+			}
+		}
+		select {
+		case <-refused:
+		case <-time.After(10 * time.Millisecond):
+			continue
+		}
+		break
+	}
+	// At the right address the same link comes up.
+	for i := range b.config.Remotes {
+		b.config.Remotes[i].Endpoints = []string{a.linkAddr()}
+	}
+	if b.configure() {
+		t.Error("another endpoint restarted the broker")
+	}
+	b.waitLinks(2)
+}
+
+// A remote that cannot be configured is named, and the others work.
+func TestBadRemote(t *testing.T) {
+	a, b := pair(t)
+	for _, bad := range []broker.Remote{
+		{Peer: "c", Out: true, Endpoints: nil, JWT: b.config.Remotes[0].JWT},
+		{Peer: "c", Out: true, Endpoints: []string{"nowhere"}, JWT: b.config.Remotes[0].JWT},
+		{Peer: "c", Out: true, Endpoints: []string{"wss://user@nowhere"}, JWT: b.config.Remotes[0].JWT},
+		{Peer: "c", Out: true, Endpoints: []string{"nowhere:7422"}, JWT: "x"},
+	} {
+		good := b.config.Remotes
+		b.config.Remotes = append([]broker.Remote{bad}, good...)
+		for range 2 {
+			_, err := b.rt.Configure(ctxFor(t), b.config)
+			var re *broker.RemoteError
+			if !errors.As(err, &re) || re.Peer != "c" {
+				t.Errorf("%v: %v", bad, err)
+			}
+		}
+		b.config.Remotes = good
+	}
+	b.configure()
+	a.waitLinks(2)
+}
+
+// Removing a link removes its connections, credentials and accounts, and the
+// account's claims are enough for the acceptor to cut off a peer that goes on.
+func TestRemoveLink(t *testing.T) {
+	a, b := pair(t)
+	files := func() int {
+		fs, _ := filepath.Glob(filepath.Join(b.dir, "nats", "links", "*.creds"))
+		for _, f := range fs {
+			if info, err := os.Stat(f); err != nil || info.Mode().Perm() != 0o600 {
+				t.Errorf("%s: %v %v", f, info.Mode(), err)
+			}
+		}
+		return len(fs)
+	}
+	if n := files(); n != 2 {
+		t.Errorf("%d credentials files", n)
+	}
+	delete(a.parts, federationv1.LinkID("b"))
+	a.setAccounts()
+	eventually(t, "the peer is cut off", func() error {
+		conns, err := a.rt.LeafConns()
+		if err == nil && len(conns) > 0 {
+			err = fmt.Errorf("%v", conns)
+		}
+		return err
+	})
+	remotes := b.config.Remotes
+	b.config.Remotes = nil
+	b.configure()
+	delete(b.parts, federationv1.LinkID("a"))
+	b.setAccounts()
+	if n := files(); n != 0 {
+		t.Errorf("%d credentials files remain", n)
+	}
+
+	// The same link again, with the grant as it was.
+	addLinkPart(a, &federationv1.LinkSpec{Peer: "b", Role: federationv1.LinkSpec_ACCEPT})
+	a.setAccounts()
+	addLinkPart(b, &federationv1.LinkSpec{Peer: "a", Role: federationv1.LinkSpec_DIAL})
+	b.setAccounts()
+	b.config.Remotes = remotes
+	b.configure()
+	a.waitLinks(2)
+	both(a, b, func(p path) { p.forward("app", "orders.>") })
+	exactlyOnce(t, "again", a.app("app"), "orders.1", map[string]*inbox{"b": listen(t, b.app("app"), "orders.>")})
+}
+
+// Links also go over websockets, with the same certificates.
+func TestWebsocketLink(t *testing.T) {
+	ca := newAuthority(t)
+	a, b := newMember(t, ca, "a"), newMember(t, ca, "b")
+	var err error
+	if a.rt, err = New(Options{
+		DataDir: a.dir, ClientListen: "127.0.0.1:0", LinkListen: "127.0.0.1:0", LinkWebsocketListen: "127.0.0.1:0",
+		Keyring: a.keyring, Log: testLogger(t, "a"),
+	}); err != nil {
+		t.Fatal(err)
+	}
+	for _, m := range []*member{a, b} {
+		m.account("app")
+		m.start()
+	}
+	link(t, b, a, fmt.Sprintf("wss://127.0.0.1:%d/some/path", a.rt.LinkWebsocketPort()))
+	a.waitLinks(2)
+	both(a, b, func(p path) { p.forward("app", "orders.>") })
+	exactlyOnce(t, "over websockets", a.app("app"), "orders.1", map[string]*inbox{"b": listen(t, b.app("app"), "orders.>")})
+	a.config.TLS = ca.issue(t, "a", time.Now().Add(time.Hour))
+	if a.configure() {
+		t.Error("a renewal restarted the broker")
+	}
+	a.waitLinks(2)
+}
+
+func TestCancelledContext(t *testing.T) {
+	a := newMember(t, newAuthority(t), "a")
+	a.start()
+	ctx, cancel := context.WithCancel(context.Background())
+	cancel()
+	a.rt.turn <- struct{}{} // somebody else is at it
+	if _, err := a.rt.Configure(ctx, a.config); !errors.Is(err, context.Canceled) {
+		t.Errorf("Configure: %v", err)
+	}
+	if errs := a.rt.SetAccounts(ctx, nil); len(errs) != 0 {
+		t.Errorf("SetAccounts: %v", errs)
+	}
+	<-a.rt.turn
+}

@@ -1,0 +1,30 @@
+package agent
+
+import (
+	"log/slog"
+	"sync/atomic"
+
+	"github.com/sealane/sealane/broker"
+)
+
+// member is what the loops of an agent share. Each loop has a file of its own;
+// they meet in what is held, in the picture, and in the broker.
+type member struct {
+	name    string
+	dataDir string
+	log     *slog.Logger
+
+	rt      broker.Runtime
+	keyring *broker.Keyring
+	ident   *atomic.Pointer[identity]
+	holder  *holder
+	pic     *picture
+	conns   *accountConns
+	links   *links
+	prober  *prober
+
+	// work has the applier look at everything, work being one slot.
+	work chan struct{}
+}
+
+func (m *member) wakeApplier() { wake(m.work) }

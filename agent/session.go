@@ -1,0 +1,328 @@
+package agent
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"sync/atomic"
+	"time"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/credentials"
+	"google.golang.org/grpc/keepalive"
+	"google.golang.org/grpc/status"
+
+	federationv1 "github.com/sealane/sealane/api/federation/v1"
+)
+
+const (
+	backoffBase  = 250 * time.Millisecond
+	backoffLimit = 15 * time.Second
+	// steady is how long a session must last for the next wait to be short again.
+	steady = 5 * time.Second
+	// welcomeTimeout bounds the wait for the hub's first message.
+	welcomeTimeout = 15 * time.Second
+	// reportDelay lets what changes together be told together.
+	reportDelay = 5 * time.Millisecond
+	// maxMessage bounds what the hub may send at once.
+	maxMessage = 64 << 20
+	// A connection on which nothing is heard for keepaliveTime is asked, and given
+	// up if it does not answer within keepaliveTimeout.
+	keepaliveTime    = 10 * time.Second
+	keepaliveTimeout = 5 * time.Second
+)
+
+// features are the kinds of parts that this agent can apply.
+var features = []string{"broker", "account", "link", "stream", "outlet"}
+
+// hubClient keeps a session with the hub for as long as it runs.
+type hubClient struct {
+	hub    string
+	info   *federationv1.AgentInfo
+	ident  *atomic.Pointer[identity]
+	holder *holder
+	pic    *picture
+	// updated is woken when the held state is another.
+	updated func()
+	log     *slog.Logger
+	// conn is the open connection, nil without a session; renewals use it too.
+	conn atomic.Pointer[grpc.ClientConn]
+}
+
+// run opens sessions, one after the other, until ctx ends.
+func (c *hubClient) run(ctx context.Context) {
+	retry := backoff{base: backoffBase, limit: backoffLimit}
+	quiet := quietly{every: retryQuiet}
+	for ctx.Err() == nil {
+		start := time.Now()
+		err := c.session(ctx)
+		if ctx.Err() != nil {
+			return
+		}
+		if time.Since(start) > steady {
+			retry.reset()
+			quiet.reset()
+		}
+		wait := retry.next()
+		if quiet.speak(time.Now()) {
+			c.log.Warn("no session with the hub; this member goes on with what it holds", "hub", c.hub, "error", err, "wait", wait.Round(time.Millisecond))
+		} else {
+			c.log.Debug("no session with the hub", "error", err, "wait", wait)
+		}
+		sleep(ctx, wait)
+	}
+}
+
+// dial prepares a connection. A new certificate is used by the connections that
+// are made after it came.
+func (c *hubClient) dial() (*grpc.ClientConn, error) {
+	host, _, err := net.SplitHostPort(c.hub)
+	if err != nil {
+		return nil, err
+	}
+	return grpc.NewClient("passthrough:///"+c.hub,
+		grpc.WithTransportCredentials(credentials.NewTLS(&tls.Config{
+			MinVersion: tls.VersionTLS13,
+			RootCAs:    c.ident.Load().pool,
+			ServerName: host,
+			GetClientCertificate: func(*tls.CertificateRequestInfo) (*tls.Certificate, error) {
+				return &c.ident.Load().cert, nil
+			},
+		})),
+		grpc.WithKeepaliveParams(keepalive.ClientParameters{Time: keepaliveTime, Timeout: keepaliveTimeout}),
+		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(maxMessage), grpc.MaxCallSendMsgSize(maxMessage)),
+	)
+}
+
+// session opens one session and keeps it until it fails.
+func (c *hubClient) session(ctx context.Context) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	conn, err := c.dial()
+	if err != nil {
+		return err
+	}
+	defer conn.Close()
+	stream, err := federationv1.NewFederationClient(conn).Sync(ctx)
+	if err != nil {
+		return explainSession(err)
+	}
+	s := &session{hubClient: c, stream: stream}
+	view, h := c.pic.now(), c.holder.now()
+	if err := s.send(&federationv1.AgentMessage{Body: &federationv1.AgentMessage_Hello{Hello: &federationv1.Hello{
+		Protocol:  federationv1.ProtocolVersion,
+		Agent:     c.info,
+		Features:  features,
+		HeldHash:  h.hash,
+		Epoch:     h.epoch,
+		Facts:     view.facts,
+		Unapplied: view.unapplied(),
+	}}}); err != nil {
+		return explainSession(err)
+	}
+	recv := s.receive(ctx)
+	welcome, err := s.welcome(ctx, recv)
+	if err != nil {
+		return err
+	}
+	c.conn.Store(conn)
+	defer c.conn.Store(nil)
+	c.log.Info("session with the hub", "hub", c.hub, "epoch", welcome.Epoch)
+	return s.run(ctx, welcome, recv)
+}
+
+// session is one open stream. Everything is sent by the goroutine that runs it.
+type session struct {
+	*hubClient
+	stream grpc.BidiStreamingClient[federationv1.AgentMessage, federationv1.HubMessage]
+	// sent is the view that the hub has; nil before the first report.
+	sent *view
+}
+
+type received struct {
+	msg *federationv1.HubMessage
+	err error
+}
+
+// receive hands over what the hub sends, one at a time.
+func (s *session) receive(ctx context.Context) <-chan received {
+	ch := make(chan received)
+	go func() {
+		for {
+			m, err := s.stream.Recv()
+			select {
+			case ch <- received{m, err}:
+			case <-ctx.Done():
+				return
+			}
+			if err != nil {
+				return
+			}
+		}
+	}()
+	return ch
+}
+
+// send sends one message. If the stream is gone the reason is what Recv tells.
+func (s *session) send(m *federationv1.AgentMessage) error {
+	err := s.stream.Send(m)
+	if errors.Is(err, io.EOF) {
+		return nil // the receiver has the real error
+	}
+	return err
+}
+
+// welcome waits for the hub's first message and judges it.
+func (s *session) welcome(ctx context.Context, recv <-chan received) (*federationv1.Welcome, error) {
+	t := time.NewTimer(welcomeTimeout)
+	defer t.Stop()
+	select {
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	case <-t.C:
+		return nil, fmt.Errorf("the hub did not answer within %v", welcomeTimeout)
+	case r := <-recv:
+		if r.err != nil {
+			return nil, explainSession(r.err)
+		}
+		w := r.msg.GetWelcome()
+		if w == nil {
+			return nil, fmt.Errorf("the hub did not begin with a welcome")
+		}
+		ok, err := s.holder.sawEpoch(w.Epoch)
+		if err != nil {
+			return nil, err
+		}
+		if !ok {
+			return nil, fmt.Errorf("the hub is of epoch %d, but this member has seen %d: it was restored from an old backup (raise the number in the file epoch of the hub's data folder above %d)",
+				w.Epoch, s.holder.now().epoch, s.holder.now().epoch)
+		}
+		return w, nil
+	}
+}
+
+// run tells what is new and takes what comes until the session fails.
+func (s *session) run(ctx context.Context, w *federationv1.Welcome, recv <-chan received) error {
+	if w.WantInventory {
+		if err := s.sendInventory(); err != nil {
+			return err
+		}
+	}
+	if err := s.report(); err != nil {
+		return err
+	}
+	interval := time.Duration(w.HeartbeatSeconds) * time.Second
+	if interval <= 0 || interval > time.Hour {
+		interval = 10 * time.Second
+	}
+	heartbeat := time.NewTicker(interval)
+	defer heartbeat.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case r := <-recv:
+			if r.err != nil {
+				return explainSession(r.err)
+			}
+			if err := s.handle(r.msg); err != nil {
+				return err
+			}
+		case <-s.pic.changed:
+			if !sleep(ctx, reportDelay) {
+				return ctx.Err()
+			}
+			if err := s.report(); err != nil {
+				return err
+			}
+		case <-heartbeat.C:
+			err := s.send(&federationv1.AgentMessage{Body: &federationv1.AgentMessage_Heartbeat{
+				Heartbeat: &federationv1.Heartbeat{HeldHash: s.holder.now().hash},
+			}})
+			if err != nil {
+				return err
+			}
+		}
+	}
+}
+
+// report sends what changed since the last one, if anything did.
+func (s *session) report() error {
+	v := s.pic.now()
+	r := v.report(s.sent)
+	s.sent = v
+	if r == nil {
+		return nil
+	}
+	return s.sendReport(r)
+}
+
+func (s *session) sendReport(r *federationv1.Report) error {
+	return s.send(&federationv1.AgentMessage{Body: &federationv1.AgentMessage_Report{Report: r}})
+}
+
+func (s *session) sendInventory() error {
+	return s.send(&federationv1.AgentMessage{Body: &federationv1.AgentMessage_Inventory{Inventory: s.holder.now().inventory()}})
+}
+
+// handle takes one message of the hub.
+func (s *session) handle(m *federationv1.HubMessage) error {
+	u := m.GetUpdate()
+	if u == nil {
+		s.log.Debug("the hub sent something that this version does not know")
+		return nil
+	}
+	v, reason, now := s.holder.accept(u)
+	switch v {
+	case unknownBase:
+		s.log.Info("the hub was mistaken about what this member holds, telling it", "base", u.BaseHash, "held", now.hash)
+		return s.sendInventory()
+	case refused:
+		s.log.Error("an update of the hub was refused as a whole; nothing was changed", "reason", reason)
+		return s.sendReport(&federationv1.Report{HeldHash: now.hash, Refusal: reason})
+	default:
+		s.log.Info("new state", "held", now.hash, "changed", len(u.Upserts), "removed", len(u.Removals))
+		s.pic.hold(now)
+		s.updated()
+		return s.report()
+	}
+}
+
+// explainSession says what the hub's refusal of a session means.
+func explainSession(err error) error {
+	st, ok := status.FromError(err)
+	if !ok {
+		return err
+	}
+	switch st.Code() {
+	case codes.Unauthenticated, codes.PermissionDenied:
+		return fmt.Errorf("the hub refuses this member: %s (if it was removed on purpose, stop this agent; to join again remove its data folder's identity and use a new join token)", st.Message())
+	case codes.FailedPrecondition:
+		return fmt.Errorf("the hub refuses the session: %s", st.Message())
+	case codes.OK:
+		return io.EOF
+	default:
+		return fmt.Errorf("%s: %s", st.Code(), st.Message())
+	}
+}
+
+// quietly lets a repeated message through at most so often.
+type quietly struct {
+	every time.Duration
+	last  time.Time
+}
+
+func (q *quietly) speak(now time.Time) bool {
+	if !q.last.IsZero() && now.Sub(q.last) < q.every {
+		return false
+	}
+	q.last = now
+	return true
+}
+
+func (q *quietly) reset() { q.last = time.Time{} }

@@ -62,6 +62,7 @@ type BridgeSpec struct {
 	//
 	// +optional
 	// +kubebuilder:validation:MaxLength=63
+	// +kubebuilder:validation:Pattern=`^[a-z0-9]([-a-z0-9]*[a-z0-9])?$`
 	Topology string `json:"topology,omitempty"`
 	// Account of the topology in which the messages flow.
 	//
@@ -114,7 +115,7 @@ type Rename struct {
 	//
 	// +kubebuilder:validation:MinLength=1
 	// +kubebuilder:validation:MaxLength=255
-	// +kubebuilder:validation:Pattern=`^[^\s>]+(\.>)?$`
+	// +kubebuilder:validation:Pattern=`^[^\s.>]+(\.[^\s.>]+)*(\.>)?$`
 	To string `json:"to"`
 }
 

@@ -38,7 +38,13 @@ type JoinTokenSpec struct {
 	//
 	// +kubebuilder:validation:Pattern=`^[0-9a-f]{64}$`
 	SecretHash string `json:"secretHash"`
-	// ExpiresAt is when the token stops working.
+	// ExpiresAt is when the token stops working: RFC 3339, as in
+	// 2027-01-31T12:00:00Z.
+	//
+	// +kubebuilder:validation:Pattern=`^[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}(\.[0-9]{1,9})?(Z|[+-]([01][0-9]|2[0-3]):[0-5][0-9])$`
+	// +kubebuilder:validation:Schemaless
+	// +kubebuilder:validation:Type=string
+	// +kubebuilder:validation:Format=date-time
 	ExpiresAt metav1.Time `json:"expiresAt"`
 	// MaxUses is how many members may enrol. Default 1.
 	//
@@ -53,7 +59,7 @@ type JoinTokenSpec struct {
 	// +kubebuilder:validation:Pattern=`^[a-z0-9*]([-a-z0-9*]*[a-z0-9*])?$`
 	// +kubebuilder:validation:MaxLength=63
 	Cluster string `json:"cluster"`
-	// Labels are put on the MemberCluster.
+	// Labels are put on the MemberCluster: keys and values as Kubernetes has them.
 	//
 	// +optional
 	// +kubebuilder:validation:MaxProperties=32

@@ -17,6 +17,7 @@ import (
 // +kubebuilder:printcolumn:name="Ready",type=string,JSONPath=`.status.conditions[?(@.type=="Ready")].status`
 // +kubebuilder:printcolumn:name="Reason",type=string,JSONPath=`.status.conditions[?(@.type=="Ready")].reason`
 // +kubebuilder:printcolumn:name="Age",type=date,JSONPath=`.metadata.creationTimestamp`
+// +kubebuilder:validation:XValidation:rule="has(self.spec.name) || (!self.metadata.name.contains('.') && size(self.metadata.name) <= 64)",message="the object's name is no name for a stream in JetStream ('.', or more than 64 characters): set spec.name"
 type Stream struct {
 	metav1.TypeMeta   `json:",inline"`
 	metav1.ObjectMeta `json:"metadata,omitempty"`
@@ -91,11 +92,16 @@ const (
 // +kubebuilder:validation:XValidation:rule="self.storage == oldSelf.storage",message="storage cannot be changed: create another stream and bridge the two"
 // +kubebuilder:validation:XValidation:rule="self.retention == oldSelf.retention",message="retention cannot be changed: create another stream and bridge the two"
 // +kubebuilder:validation:XValidation:rule="has(self.name) == has(oldSelf.name) && (!has(self.name) || self.name == oldSelf.name)",message="name cannot be changed: create another stream and bridge the two"
+// +kubebuilder:validation:XValidation:rule="!has(self.maxAge) || duration(self.maxAge) >= duration('100ms')",message="maxAge is at least 100ms; leave it out to keep messages for ever",fieldPath=".maxAge"
+// +kubebuilder:validation:XValidation:rule="!has(self.duplicateWindow) || duration(self.duplicateWindow) >= duration('100ms')",message="duplicateWindow is at least 100ms",fieldPath=".duplicateWindow"
+// +kubebuilder:validation:XValidation:rule="!has(self.duplicateWindow) || !has(self.maxAge) || duration(self.duplicateWindow) <= duration(self.maxAge)",message="duplicateWindow is at most maxAge",fieldPath=".duplicateWindow"
+// +kubebuilder:validation:XValidation:rule="!has(self.maxBytes) || type(self.maxBytes) != int || self.maxBytes > 0",message="maxBytes is at least 1; leave it out for no limit",fieldPath=".maxBytes"
 type StreamSpec struct {
 	// Topology that the stream belongs to. May be left out while there is only one.
 	//
 	// +optional
 	// +kubebuilder:validation:MaxLength=63
+	// +kubebuilder:validation:Pattern=`^[a-z0-9]([-a-z0-9]*[a-z0-9])?$`
 	Topology string `json:"topology,omitempty"`
 	// Account of the topology that owns the stream.
 	//
@@ -133,6 +139,9 @@ type StreamSpec struct {
 	// of all streams' must fit a member's storage. Unlimited when not set.
 	//
 	// +optional
+	// +kubebuilder:validation:Pattern=`^([1-9][0-9]{0,18}(\.[0-9]{1,9})?|0\.[0-9]{0,8}[1-9])(k|Ki|[MGTPE]i?)?$`
+	// +kubebuilder:validation:Schemaless
+	// +kubebuilder:validation:XIntOrString
 	MaxBytes *resource.Quantity `json:"maxBytes,omitempty"`
 	// MaxMessages is the most messages. Unlimited when not set.
 	//
@@ -144,19 +153,28 @@ type StreamSpec struct {
 	// +optional
 	// +kubebuilder:validation:Minimum=1
 	MaxMessagesPerSubject *int64 `json:"maxMessagesPerSubject,omitempty"`
-	// MaxAge is how long a message is kept. For ever when not set.
+	// MaxAge is how long a message is kept: "90s", "36h", at least 100ms. For ever
+	// when not set.
 	//
 	// +optional
+	// +kubebuilder:validation:Pattern=`^([0-9]{1,5}(\.[0-9]{1,9})?(h|m|s|ms)){1,4}$`
+	// +kubebuilder:validation:Schemaless
+	// +kubebuilder:validation:Type=string
+	// +kubebuilder:validation:MaxLength=64
 	MaxAge *metav1.Duration `json:"maxAge,omitempty"`
 	// Discard says what a full stream does with a new message. Default Old.
 	//
 	// +optional
 	// +kubebuilder:default=Old
 	Discard Discard `json:"discard,omitempty"`
-	// DuplicateWindow is how long a message id (header Nats-Msg-Id) is remembered.
-	// Default 2m.
+	// DuplicateWindow is how long a message id (header Nats-Msg-Id) is remembered:
+	// at least 100ms, at most MaxAge. Default 2m.
 	//
 	// +optional
+	// +kubebuilder:validation:Pattern=`^([0-9]{1,5}(\.[0-9]{1,9})?(h|m|s|ms)){1,4}$`
+	// +kubebuilder:validation:Schemaless
+	// +kubebuilder:validation:Type=string
+	// +kubebuilder:validation:MaxLength=64
 	DuplicateWindow *metav1.Duration `json:"duplicateWindow,omitempty"`
 	// OnRemoval says what becomes of the messages when the stream is no longer
 	// wanted on a member. Default Retain.

@@ -119,20 +119,33 @@ const (
 
 // BrokerTemplate configures a member's NATS server. A change of storage,
 // memory (when lowered) or durability restarts the broker: clients reconnect.
+//
+// +kubebuilder:validation:XValidation:rule="!has(self.storage) || type(self.storage) != int || self.storage > 0",message="storage is more than 0",fieldPath=".storage"
+// +kubebuilder:validation:XValidation:rule="!has(self.memory) || type(self.memory) != int || self.memory > 0",message="memory is more than 0",fieldPath=".memory"
+// +kubebuilder:validation:XValidation:rule="!has(self.maxPayload) || type(self.maxPayload) != int || self.maxPayload > 0",message="maxPayload is more than 0",fieldPath=".maxPayload"
 type BrokerTemplate struct {
 	// Storage is the most disk that JetStream may use. Default 10Gi.
 	//
 	// +optional
+	// +kubebuilder:validation:Pattern=`^([1-9][0-9]{0,18}(\.[0-9]{1,9})?|0\.[0-9]{0,8}[1-9])(k|Ki|[MGTPE]i?)?$`
+	// +kubebuilder:validation:Schemaless
+	// +kubebuilder:validation:XIntOrString
 	Storage *resource.Quantity `json:"storage,omitempty"`
 	// Memory is the most memory that JetStream's memory streams may use. Default 256Mi.
 	//
 	// +optional
+	// +kubebuilder:validation:Pattern=`^([1-9][0-9]{0,18}(\.[0-9]{1,9})?|0\.[0-9]{0,8}[1-9])(k|Ki|[MGTPE]i?)?$`
+	// +kubebuilder:validation:Schemaless
+	// +kubebuilder:validation:XIntOrString
 	Memory *resource.Quantity `json:"memory,omitempty"`
 	// MaxPayload is the largest message in bytes. Default 1Mi, at most 8Mi. Every
 	// member of a topology should have the same: a message larger than a member's
 	// limit cannot cross it.
 	//
 	// +optional
+	// +kubebuilder:validation:Pattern=`^([1-9][0-9]{0,18}(\.[0-9]{1,9})?|0\.[0-9]{0,8}[1-9])(k|Ki|[MGTPE]i?)?$`
+	// +kubebuilder:validation:Schemaless
+	// +kubebuilder:validation:XIntOrString
 	MaxPayload *resource.Quantity `json:"maxPayload,omitempty"`
 	// MaxConnections is the most client connections. Default 65536.
 	//
@@ -151,6 +164,7 @@ type BrokerOverride struct {
 	// Cluster is the member's name.
 	//
 	// +kubebuilder:validation:MaxLength=63
+	// +kubebuilder:validation:Pattern=`^[a-z0-9]([-a-z0-9]*[a-z0-9])?$`
 	Cluster string `json:"cluster"`
 	// Broker holds the fields that differ from the group's.
 	Broker BrokerTemplate `json:"broker"`
@@ -195,6 +209,7 @@ type LinkRule struct {
 	// +kubebuilder:validation:MinItems=1
 	// +kubebuilder:validation:MaxItems=64
 	// +kubebuilder:validation:items:MaxLength=63
+	// +kubebuilder:validation:items:Pattern=`^[a-z0-9]([-a-z0-9]*[a-z0-9])?$`
 	Groups []string `json:"groups,omitempty"`
 	// Order of the members in a Ring or Chain by name. Members that are not
 	// listed follow in the order of their names.
@@ -203,6 +218,7 @@ type LinkRule struct {
 	// +listType=set
 	// +kubebuilder:validation:MaxItems=1024
 	// +kubebuilder:validation:items:MaxLength=63
+	// +kubebuilder:validation:items:Pattern=`^[a-z0-9]([-a-z0-9]*[a-z0-9])?$`
 	Order []string `json:"order,omitempty"`
 	// HubAndSpoke joins the members of one group to parents in another.
 	//
@@ -236,10 +252,12 @@ type HubAndSpoke struct {
 	// Hubs is the group of the parents.
 	//
 	// +kubebuilder:validation:MaxLength=63
+	// +kubebuilder:validation:Pattern=`^[a-z0-9]([-a-z0-9]*[a-z0-9])?$`
 	Hubs string `json:"hubs"`
 	// Spokes is the group of the children.
 	//
 	// +kubebuilder:validation:MaxLength=63
+	// +kubebuilder:validation:Pattern=`^[a-z0-9]([-a-z0-9]*[a-z0-9])?$`
 	Spokes string `json:"spokes"`
 	// Parents says how a spoke chooses its parents. Default Ordered.
 	//
@@ -260,6 +278,7 @@ type HubAndSpoke struct {
 	// +listType=set
 	// +kubebuilder:validation:MaxItems=64
 	// +kubebuilder:validation:items:MaxLength=63
+	// +kubebuilder:validation:items:Pattern=`^[a-z0-9]([-a-z0-9]*[a-z0-9])?$`
 	Order []string `json:"order,omitempty"`
 	// NearestBy lists label keys from the most to the least specific. Default
 	// topology.kubernetes.io/zone, topology.kubernetes.io/region.
@@ -267,6 +286,7 @@ type HubAndSpoke struct {
 	// +optional
 	// +listType=atomic
 	// +kubebuilder:validation:MaxItems=8
+	// +kubebuilder:validation:items:MinLength=1
 	// +kubebuilder:validation:items:MaxLength=317
 	NearestBy []string `json:"nearestBy,omitempty"`
 }
@@ -278,10 +298,12 @@ type Edge struct {
 	// A is one member's name.
 	//
 	// +kubebuilder:validation:MaxLength=63
+	// +kubebuilder:validation:Pattern=`^[a-z0-9]([-a-z0-9]*[a-z0-9])?$`
 	A string `json:"a"`
 	// B is the other member's name.
 	//
 	// +kubebuilder:validation:MaxLength=63
+	// +kubebuilder:validation:Pattern=`^[a-z0-9]([-a-z0-9]*[a-z0-9])?$`
 	B string `json:"b"`
 }
 
@@ -316,6 +338,7 @@ type Account struct {
 	// +kubebuilder:validation:MinItems=1
 	// +kubebuilder:validation:MaxItems=256
 	// +kubebuilder:validation:items:MaxLength=63
+	// +kubebuilder:validation:items:Pattern=`^(\*|[a-z0-9]([-a-z0-9]*[a-z0-9])?)$`
 	Namespaces []string `json:"namespaces"`
 	// Replies says which reply subjects cross links. Default Shared.
 	//
@@ -329,6 +352,9 @@ type Account struct {
 }
 
 // AccountLimits bound what an account may use on each member.
+//
+// +kubebuilder:validation:XValidation:rule="!has(self.storage) || type(self.storage) != int || self.storage >= 0",message="storage is at least 0",fieldPath=".storage"
+// +kubebuilder:validation:XValidation:rule="!has(self.memory) || type(self.memory) != int || self.memory >= 0",message="memory is at least 0",fieldPath=".memory"
 type AccountLimits struct {
 	// Connections is the most client connections.
 	//
@@ -343,10 +369,16 @@ type AccountLimits struct {
 	// Storage is the most disk for the account's streams.
 	//
 	// +optional
+	// +kubebuilder:validation:Pattern=`^[0-9]{1,19}(\.[0-9]{1,9})?(k|Ki|[MGTPE]i?)?$`
+	// +kubebuilder:validation:Schemaless
+	// +kubebuilder:validation:XIntOrString
 	Storage *resource.Quantity `json:"storage,omitempty"`
 	// Memory is the most memory for the account's memory streams.
 	//
 	// +optional
+	// +kubebuilder:validation:Pattern=`^[0-9]{1,19}(\.[0-9]{1,9})?(k|Ki|[MGTPE]i?)?$`
+	// +kubebuilder:validation:Schemaless
+	// +kubebuilder:validation:XIntOrString
 	Memory *resource.Quantity `json:"memory,omitempty"`
 	// Streams is the most streams.
 	//

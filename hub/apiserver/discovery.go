@@ -1,6 +1,7 @@
 package apiserver
 
 import (
+	"encoding/json"
 	"net/http"
 	"slices"
 
@@ -16,9 +17,9 @@ import (
 	genericapiserver "k8s.io/apiserver/pkg/server"
 )
 
-// rootDiscovery answers /apis, the list of groups with which every client begins.
-// In a Kubernetes cluster another server does that, so the library leaves it out;
-// it asks its delegate for what it does not serve itself.
+// rootDiscovery answers what another server answers in a Kubernetes cluster, and
+// the library therefore leaves out: above all /apis, the list of groups with which
+// every client begins. The library asks its delegate for what it does not serve.
 type rootDiscovery struct {
 	genericapiserver.DelegationTarget
 
@@ -41,7 +42,21 @@ func (d *rootDiscovery) UnprotectedHandler() http.Handler {
 	mux := http.NewServeMux()
 	mux.Handle("GET /apis", apis)
 	mux.Handle("GET /apis/{$}", apis)
+	mux.HandleFunc("GET /api/v1/namespaces/{name}", namespace)
 	return mux
+}
+
+// namespace says that a namespace exists, as every one does here. kubectl asks
+// that of its own accord when it does not find an object, and would tell its user
+// that the server lacks the kind.
+func namespace(w http.ResponseWriter, r *http.Request) {
+	w.Header().Set("Content-Type", "application/json")
+	_ = json.NewEncoder(w).Encode(map[string]any{
+		"apiVersion": "v1",
+		"kind":       "Namespace",
+		"metadata":   map[string]string{"name": r.PathValue("name")},
+		"status":     map[string]string{"phase": "Active"},
+	})
 }
 
 // groups answers clients that do not know the aggregated form.

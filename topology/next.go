@@ -30,9 +30,9 @@ type Step struct {
 // What the plan has no more is removed only when nothing uses it any longer:
 //
 //   - An outlet when its destination, if connected, has applied its streams of
-//     that account and dropped those that it shall not have. If the stream goes
-//     too, or a planned outlet of the same stream failed (on a work queue the old
-//     consumer stands in its way), the outlet goes at once.
+//     that account and dropped those that it shall not have. At once if the
+//     stream goes too, or if the stream is a work queue of which a planned outlet
+//     failed: the old consumer stands in the way of the new one.
 //   - Links, the accounts and the broker, together, when on this member and on
 //     the peers of those links every account and link that can come has come: the
 //     new paths are there before the old ones go. Of two ends the one whose name

@@ -41,8 +41,11 @@ func (o order) outletUsed(cluster, id string) bool {
 		return false
 	}
 	destination, account, stream := f[1], f[2], f[3]
-	self := o.plan.Members[cluster]
-	if self.Part(federationv1.StreamID(account, stream)) == nil || o.failedOutlet(cluster, account, stream) {
+	source := o.plan.Members[cluster].Part(federationv1.StreamID(account, stream))
+	if source == nil {
+		return false
+	}
+	if source.Part.GetStream().GetRetention() == federationv1.StreamSpec_WORK_QUEUE && o.failedOutlet(cluster, account, stream) {
 		return false
 	}
 	there, desired := o.prog[destination], o.plan.Members[destination]

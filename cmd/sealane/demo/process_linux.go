@@ -1,0 +1,9 @@
+package demo
+
+import "syscall"
+
+// childAttributes keep the terminal's Ctrl-C for the demo, which then ends its
+// children in order, and end the children when the demo is killed.
+func childAttributes() *syscall.SysProcAttr {
+	return &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
+}

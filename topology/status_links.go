@@ -66,6 +66,9 @@ func indexLinks(p *Plan, prog Progress) *linkIndex {
 		g := choices[key]
 		if g == nil || l.FailoverGroup == "" {
 			g = &linkGroup{name: linkName(l.Dialer, l.Acceptor)}
+			if l.FailoverGroup != "" {
+				g.name = l.Dialer + linkMark + l.Acceptor
+			}
 			x.ofTopology[l.Topology] = append(x.ofTopology[l.Topology], g)
 			x.ofMember[l.Dialer] = append(x.ofMember[l.Dialer], g)
 			if l.FailoverGroup != "" {
@@ -82,7 +85,10 @@ func indexLinks(p *Plan, prog Progress) *linkIndex {
 
 // hop is the group of the links of which a hop needs one.
 func (x *linkIndex) hop(h Hop) *linkGroup {
-	g := &linkGroup{name: linkName(h.Member, strings.Join(h.Peers, "|"))}
+	g := &linkGroup{name: h.Member + linkMark + strings.Join(h.Peers, "|")}
+	if len(h.Peers) == 1 {
+		g.name = linkName(h.Member, h.Peers[0])
+	}
 	for _, peer := range h.Peers {
 		if v := x.byPair[pair(h.Member, peer)]; v != nil {
 			g.links = append(g.links, v)
@@ -101,7 +107,13 @@ func pair(a, b string) [2]string {
 	return [2]string{a, b}
 }
 
-func linkName(a, b string) string { return a + "<->" + b }
+const linkMark = "<->"
+
+// linkName names a link, whoever dials; alternatives read member<->one|other.
+func linkName(a, b string) string {
+	p := pair(a, b)
+	return p[0] + linkMark + p[1]
+}
 
 func lookAtLink(p *Plan, prog Progress, l Link) *linkView {
 	v := &linkView{Link: l}

@@ -83,6 +83,7 @@ func (s *summary) memberAccepted(ref ObjectRef) Condition {
 		return c
 	}
 	topology, placed := s.topologies[ref.Name]
+	desired := s.plan.Members[ref.Name]
 	why, frozen := s.plan.Frozen[ref.Name]
 	switch {
 	case placed && c.Message == "":
@@ -90,6 +91,8 @@ func (s *summary) memberAccepted(ref ObjectRef) Condition {
 	case placed:
 	case frozen:
 		c.Status, c.Reason, c.Message = metav1.ConditionFalse, v1alpha1.ReasonNotAccepted, why
+	case desired != nil && len(desired.Parts) > 0:
+		// Its topology is refused as it stands; an older version is in effect.
 	default:
 		c.Status, c.Reason = metav1.ConditionFalse, v1alpha1.ReasonUnplaced
 		c.Message = "no group of a topology names it or selects its labels"

@@ -1,0 +1,593 @@
+package topology
+
+import (
+	"fmt"
+	"maps"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	federationv1 "github.com/sealane/sealane/api/federation/v1"
+	"github.com/sealane/sealane/api/v1alpha1"
+)
+
+// scene is a federation at rest, in which tests break one thing: a and b and e
+// are linked (e to one of a and b at a time), a stream of a flows to b, c has
+// joined and is in no topology.
+type scene struct {
+	plan *Plan
+	in   Input
+	prog Progress
+}
+
+var (
+	topologyRef = ObjectRef{Kind: KindTopology, Name: "t"}
+	streamRef   = ObjectRef{KindStream, "ns", "src"}
+	bridgeRef   = ObjectRef{KindBridge, "ns", "x"}
+	eventsRef   = ObjectRef{KindBridge, "ns", "events"}
+	memberRef   = func(name string) ObjectRef { return ObjectRef{Kind: KindMember, Name: name} }
+	sceneFlow   = FlowKey{Origin: "a", Account: "app", Stream: "DST", Bridge: "ns/x"}
+)
+
+const sceneSince = 1_700_000_000_000
+
+func newScene() *scene {
+	k := sketch{
+		members: []string{"a", "b", "c", "e"}, placed: map[string]bool{"a": true, "b": true, "e": true},
+		links:    map[[2]string]string{{"b", "a"}: "granted", {"e", "a"}: "granted", {"e", "b"}: "granted"},
+		flows:    map[[3]string]int{{"a", "b", "x"}: 0},
+		retarget: map[string]bool{}, revision: map[string]int{},
+	}
+	s := &scene{plan: k.plan(), prog: Progress{}}
+	for i, l := range s.plan.Links {
+		if l.Dialer == "e" {
+			s.plan.Links[i].FailoverGroup = "rule"
+		}
+	}
+	s.plan.Objects[topologyRef] = &Footprint{Members: []string{"a", "b", "e"}}
+	s.plan.Objects[streamRef] = &Footprint{Members: []string{"a"}, Parts: []PartRef{{"a", "stream/app/SRC"}}}
+	s.plan.Objects[bridgeRef] = &Footprint{
+		Members: []string{"a", "b"},
+		Parts:   []PartRef{{"a", pairOutlet}, {"b", pairTarget}},
+		Hops:    []Hop{{Member: "a", Peers: []string{"b"}}},
+		Flows:   []Flow{{Origin: "a", Destination: "b", Account: "app", Stream: "DST"}},
+	}
+	s.plan.Objects[eventsRef] = &Footprint{
+		Members: []string{"a", "b", "e"},
+		Parts:   []PartRef{{"a", "account/app"}, {"b", "account/app"}, {"e", "account/app"}},
+		Hops:    []Hop{{Member: "a", Peers: []string{"b"}}, {Member: "e", Peers: []string{"a", "b"}}},
+	}
+	meta := func(namespace, name string) metav1.ObjectMeta {
+		return metav1.ObjectMeta{Namespace: namespace, Name: name, Generation: 7}
+	}
+	s.in = Input{
+		Topologies: []*v1alpha1.MessagingTopology{{ObjectMeta: meta("", "t")}},
+		Streams:    []*v1alpha1.Stream{{ObjectMeta: meta("ns", "src")}},
+		Bridges:    []*v1alpha1.Bridge{{ObjectMeta: meta("ns", "x")}, {ObjectMeta: meta("ns", "events")}},
+	}
+	for _, m := range k.members {
+		s.in.Members = append(s.in.Members, &v1alpha1.MemberCluster{ObjectMeta: meta("", m)})
+		s.prog[m] = holding(s.plan, m)
+		s.prog[m].Links = map[string]LinkReport{}
+	}
+	s.link("a", "b", "Up", "Up")
+	s.link("e", "a", "Up", "Up")
+	s.link("e", "b", "Standby", "Down")
+	s.prog["b"].Flows[sceneFlow] = FlowReport{State: "Up", SinceMillis: sceneSince, Lag: 3}
+	return s
+}
+
+// link sets what two members say of the link between them.
+func (s *scene) link(a, b, ofA, ofB string) {
+	s.prog[a].Links[b] = LinkReport{State: ofA, SinceMillis: sceneSince, RTTMicros: 70}
+	s.prog[b].Links[a] = LinkReport{State: ofB, SinceMillis: sceneSince, RTTMicros: 90}
+}
+
+// say is a condition in one line.
+func say(c Condition) string {
+	out := fmt.Sprintf("%s/%s", c.Status, c.Reason)
+	if c.Message != "" {
+		out += ": " + c.Message
+	}
+	return out
+}
+
+func TestSummarizeConditions(t *testing.T) {
+	t.Parallel()
+	const (
+		programmed = v1alpha1.ConditionProgrammed
+		ready      = v1alpha1.ConditionReady
+		accepted   = v1alpha1.ConditionAccepted
+		connected  = v1alpha1.ConditionConnected
+	)
+	type wants map[ObjectRef]map[string]string
+	refuse := func(s *scene, ref ObjectRef, problems ...Problem) {
+		for _, p := range problems {
+			p.Object = ref
+			s.plan.Problems = append(s.plan.Problems, p)
+		}
+	}
+	for _, tc := range []struct {
+		name   string
+		change func(s *scene)
+		want   wants
+	}{
+		{
+			name: "at rest",
+			want: wants{
+				topologyRef:    {accepted: "True/Accepted", programmed: "True/Programmed: applied by 3 members", ready: "True/Ready: 3 members, 2 links"},
+				streamRef:      {accepted: "True/Accepted", programmed: "True/Programmed: applied by 1 member", ready: "True/Ready: on 1 member"},
+				bridgeRef:      {accepted: "True/Accepted", programmed: "True/Programmed: applied by 2 members", ready: "True/Ready: on 2 members"},
+				eventsRef:      {ready: "True/Ready: on 3 members"},
+				memberRef("a"): {connected: "True/Connected", accepted: "True/Accepted: member of topology t", programmed: "True/Programmed: everything is applied", ready: "True/Ready: 2 links, 0 incoming flows"},
+				memberRef("b"): {ready: "True/Ready: 2 links, 1 incoming flow"},
+				memberRef("c"): {
+					connected: "True/Connected", accepted: "False/Unplaced: no group of a topology names it or selects its labels",
+					programmed: "False/Unplaced: see condition Accepted", ready: "False/Unplaced: see condition Accepted",
+				},
+				memberRef("e"): {ready: "True/Ready: 1 link, 0 incoming flows"},
+			},
+		},
+		{
+			name: "a refused bridge leaves the topology alone",
+			change: func(s *scene) {
+				delete(s.plan.Objects, bridgeRef)
+				refuse(s, bridgeRef,
+					Problem{Field: "spec.to", Reason: "Unroutable", Message: "no path from a to b"},
+					Problem{Field: "spec.x", Reason: "UnknownStream", Message: "2"}, Problem{Message: "3"}, Problem{Message: "4"}, Problem{Message: "5"})
+			},
+			want: wants{
+				topologyRef: {ready: "True/Ready: 3 members, 2 links"},
+				bridgeRef: {
+					accepted:   "False/Unroutable: spec.to: no path from a to b; spec.x: 2; 3; and 2 more",
+					programmed: "False/NotAccepted: see condition Accepted", ready: "False/NotAccepted: see condition Accepted",
+				},
+			},
+		},
+		{
+			name:   "an object that the plan does not know",
+			change: func(s *scene) { delete(s.plan.Objects, streamRef) },
+			want:   wants{streamRef: {accepted: "Unknown/Pending: not planned yet", ready: "False/NotAccepted: see condition Accepted"}},
+		},
+		{
+			name: "a topology without members",
+			change: func(s *scene) {
+				s.plan.Objects[topologyRef] = &Footprint{}
+				s.plan.Links = nil
+				refuse(s, topologyRef, Problem{Field: "spec.groups[0]", Reason: v1alpha1.ReasonNoMembers, Message: "no member is in group g yet", Waiting: true})
+			},
+			want: wants{topologyRef: {
+				accepted:   "True/Accepted: spec.groups[0]: no member is in group g yet",
+				programmed: "False/NoMembers: no member is in group g yet", ready: "False/NoMembers: no member is in group g yet",
+			}},
+		},
+		{
+			name:   "an object that concerns nobody, without a word about it",
+			change: func(s *scene) { s.plan.Objects[streamRef] = &Footprint{} },
+			want:   wants{streamRef: {programmed: "False/NoMembers: no member is concerned yet", ready: "False/NoMembers: no member is concerned yet"}},
+		},
+		{
+			name: "a member that has not joined",
+			change: func(s *scene) {
+				refuse(s, topologyRef, Problem{Field: "spec.groups[0].clusters", Reason: v1alpha1.ReasonUnknownMember, Message: "d has not joined yet", Waiting: true})
+			},
+			want: wants{topologyRef: {
+				accepted:   "True/Accepted: spec.groups[0].clusters: d has not joined yet",
+				programmed: "False/Pending: d has not joined yet", ready: "False/Pending: d has not joined yet",
+			}},
+		},
+		{
+			name: "a member that has not joined, in the footprint only",
+			change: func(s *scene) {
+				s.plan.Objects[streamRef].Members = []string{"a", "d"}
+			},
+			want: wants{streamRef: {programmed: "False/Pending: not joined yet: d", ready: "False/Pending: not joined yet: d"}},
+		},
+		{
+			name:   "not applied yet",
+			change: func(s *scene) { s.prog["b"].Held[pairTarget] = "old" },
+			want: wants{
+				topologyRef:    {programmed: "False/Pending: not applied yet: b", ready: "False/Pending: not applied yet: b"},
+				streamRef:      {ready: "True/Ready: on 1 member"},
+				bridgeRef:      {programmed: "False/Pending: not applied yet: b", ready: "False/Pending: not applied yet: b"},
+				eventsRef:      {programmed: "True/Programmed: applied by 3 members", ready: "True/Ready: on 3 members"},
+				memberRef("b"): {programmed: "False/Pending: not applied yet: stream/app/DST", ready: "False/Pending: not applied yet: stream/app/DST"},
+			},
+		},
+		{
+			name:   "held and being applied",
+			change: func(s *scene) { s.prog["b"].Unapplied[pairTarget] = PartFailure{} },
+			want:   wants{bridgeRef: {programmed: "False/Pending: not applied yet: b"}},
+		},
+		{
+			name:   "inventory not known",
+			change: func(s *scene) { s.prog["b"].Held = nil },
+			want:   wants{bridgeRef: {programmed: "False/Pending: not applied yet: b", ready: "False/Pending: not applied yet: b"}},
+		},
+		{
+			name: "a part of the footprint that is not planned",
+			change: func(s *scene) {
+				s.plan.Objects[streamRef].Parts = append(s.plan.Objects[streamRef].Parts, PartRef{"a", "link/z"})
+			},
+			want: wants{streamRef: {programmed: "False/Pending: not applied yet: a"}},
+		},
+		{
+			name: "failed",
+			change: func(s *scene) {
+				s.prog["b"].Unapplied[pairTarget] = PartFailure{Code: "NoSpace", Message: "no space left"}
+				s.prog["b"].Unapplied["account/app"] = PartFailure{Code: "Other"}
+			},
+			want: wants{
+				topologyRef: {programmed: "False/ApplyFailed: failed: b: account/app: Other (and 1 part more)"},
+				bridgeRef:   {programmed: "False/ApplyFailed: failed: b: stream/app/DST: NoSpace: no space left", ready: "False/ApplyFailed: failed: b: stream/app/DST: NoSpace: no space left"},
+				memberRef("b"): {
+					programmed: "False/ApplyFailed: failed: account/app: Other (and 1 part more)",
+				},
+			},
+		},
+		{
+			name:   "update refused",
+			change: func(s *scene) { s.prog["b"].Held[pairTarget] = "old"; s.prog["b"].Refusal = "epoch 3 is older than 4" },
+			want: wants{
+				bridgeRef:      {programmed: "False/ApplyFailed: failed: b: refused the update: epoch 3 is older than 4"},
+				eventsRef:      {programmed: "True/Programmed: applied by 3 members"},
+				memberRef("b"): {programmed: "False/ApplyFailed: failed: refused the update: epoch 3 is older than 4; not applied yet: stream/app/DST"},
+			},
+		},
+		{
+			name:   "still to be removed",
+			change: func(s *scene) { s.prog["b"].Held["stream/app/OLD"] = "1" },
+			want: wants{
+				topologyRef:    {ready: "True/Ready: 3 members, 2 links"},
+				memberRef("b"): {programmed: "False/Pending: not removed yet: stream/app/OLD", ready: "False/Pending: not removed yet: stream/app/OLD"},
+			},
+		},
+		{
+			name:   "link down at one end",
+			change: func(s *scene) { s.link("a", "b", "Down", "Up") },
+			want: wants{
+				topologyRef:    {programmed: "True/Programmed: applied by 3 members", ready: "False/LinksDown: links not up: a<->b"},
+				streamRef:      {ready: "True/Ready: on 1 member"},
+				bridgeRef:      {ready: "False/LinksDown: links not up: a<->b"},
+				eventsRef:      {ready: "False/LinksDown: links not up: a<->b"},
+				memberRef("a"): {ready: "False/LinksDown: links not up: a<->b"},
+				memberRef("e"): {ready: "True/Ready: 1 link, 0 incoming flows"},
+			},
+		},
+		{
+			name:   "link set up and never up",
+			change: func(s *scene) { s.link("a", "b", "Pending", "Pending") },
+			want:   wants{bridgeRef: {ready: "False/LinksDown: links not up: a<->b"}},
+		},
+		{
+			name:   "link not reported yet",
+			change: func(s *scene) { delete(s.prog["a"].Links, "b"); delete(s.prog["b"].Links, "a") },
+			want: wants{
+				bridgeRef:   {programmed: "True/Programmed: applied by 2 members", ready: "False/Pending: links not set up yet: a<->b"},
+				topologyRef: {ready: "False/Pending: links not set up yet: a<->b"},
+			},
+		},
+		{
+			name: "link not granted yet",
+			change: func(s *scene) {
+				s.link("a", "b", "Pending", "Pending")
+				for i, l := range s.plan.Links {
+					s.plan.Links[i].Granted = l.Dialer != "b"
+				}
+			},
+			want: wants{
+				topologyRef: {
+					programmed: "False/Pending: links that the accepting member has not granted yet: a<->b",
+					ready:      "False/Pending: links not set up yet: a<->b",
+				},
+				memberRef("b"): {programmed: "False/Pending: links that the accepting member has not granted yet: a<->b"},
+				memberRef("a"): {programmed: "True/Programmed: everything is applied"},
+			},
+		},
+		{
+			name:   "the other parent in use",
+			change: func(s *scene) { s.link("e", "a", "Standby", "Down"); s.link("e", "b", "Up", "Up") },
+			want:   wants{topologyRef: {ready: "True/Ready: 3 members, 2 links"}, eventsRef: {ready: "True/Ready: on 3 members"}, memberRef("a"): {ready: "True/Ready: 2 links, 0 incoming flows"}},
+		},
+		{
+			name:   "no parent left",
+			change: func(s *scene) { s.link("e", "a", "Down", "Down"); s.link("e", "b", "Down", "Down") },
+			want: wants{
+				topologyRef:    {ready: "False/LinksDown: links not up: e<->a|b"},
+				eventsRef:      {ready: "False/LinksDown: links not up: e<->a|b"},
+				bridgeRef:      {ready: "True/Ready: on 2 members"},
+				memberRef("e"): {ready: "False/LinksDown: links not up: e<->a|b"},
+			},
+		},
+		{
+			name:   "flow down",
+			change: func(s *scene) { s.prog["b"].Flows[sceneFlow] = FlowReport{State: "Down"} },
+			want: wants{
+				bridgeRef:      {ready: "False/FlowsDown: flows not up: a to b"},
+				topologyRef:    {ready: "True/Ready: 3 members, 2 links"},
+				memberRef("b"): {ready: "False/FlowsDown: flows not up: ns/x from a"},
+			},
+		},
+		{
+			name:   "flow not reported yet",
+			change: func(s *scene) { delete(s.prog["b"].Flows, sceneFlow) },
+			want:   wants{bridgeRef: {ready: "False/FlowsDown: flows not up: a to b"}},
+		},
+		{
+			name: "link and flow down",
+			change: func(s *scene) {
+				s.link("a", "b", "Down", "Down")
+				s.prog["b"].Flows[sceneFlow] = FlowReport{State: "Down"}
+			},
+			want: wants{bridgeRef: {ready: "False/LinksDown: links not up: a<->b; flows not up: a to b"}},
+		},
+		{
+			name: "paused",
+			change: func(s *scene) {
+				s.plan.Objects[bridgeRef].Paused = true
+				s.prog["b"].Flows[sceneFlow] = FlowReport{State: "Down"}
+			},
+			want: wants{
+				bridgeRef:      {programmed: "True/Programmed: applied by 2 members", ready: "False/Paused: paused by spec.stream.flow"},
+				memberRef("b"): {ready: "True/Ready: 2 links, 1 incoming flow"},
+			},
+		},
+		{
+			name:   "disconnected with everything applied",
+			change: func(s *scene) { s.prog["b"].Connected = false },
+			want: wants{
+				topologyRef: {programmed: "True/Programmed: applied by 3 members", ready: "Unknown/MembersDisconnected: not connected: b"},
+				streamRef:   {ready: "True/Ready: on 1 member"},
+				bridgeRef:   {programmed: "True/Programmed: applied by 2 members", ready: "Unknown/MembersDisconnected: not connected: b"},
+				memberRef("b"): {
+					connected: "False/Disconnected: its agent is not connected to the hub", programmed: "True/Programmed: everything is applied",
+					ready: "Unknown/Disconnected: its agent is not connected to the hub",
+				},
+				memberRef("a"): {ready: "True/Ready: 2 links, 0 incoming flows"},
+			},
+		},
+		{
+			name: "dead: disconnected and its links down",
+			change: func(s *scene) {
+				s.prog["b"].Connected = false
+				s.link("a", "b", "Down", "Up")
+			},
+			want: wants{
+				topologyRef: {ready: "False/LinksDown: links not up: a<->b; not connected: b"},
+				bridgeRef:   {ready: "False/LinksDown: links not up: a<->b; not connected: b"},
+			},
+		},
+		{
+			name: "disconnected with something not applied",
+			change: func(s *scene) {
+				s.prog["b"].Connected = false
+				s.prog["b"].Held[pairTarget] = "old"
+			},
+			want: wants{
+				bridgeRef:      {programmed: "False/MembersDisconnected: not connected: b", ready: "False/MembersDisconnected: not connected: b"},
+				memberRef("b"): {programmed: "False/Disconnected: its agent is not connected to the hub; not applied yet: stream/app/DST", ready: "Unknown/Disconnected: its agent is not connected to the hub"},
+			},
+		},
+		{
+			name: "not heard of since the hub started",
+			change: func(s *scene) {
+				delete(s.prog, "b")
+				s.in.Members[1].Status.Agent = &v1alpha1.AgentInfo{}
+			},
+			want: wants{
+				topologyRef:    {programmed: "Unknown/MembersDisconnected: not connected: b", ready: "Unknown/MembersDisconnected: not connected: b"},
+				bridgeRef:      {programmed: "Unknown/MembersDisconnected: not connected: b", ready: "Unknown/MembersDisconnected: not connected: b"},
+				memberRef("b"): {connected: "False/Disconnected: its agent is not connected to the hub", programmed: "Unknown/Disconnected: its agent is not connected to the hub"},
+			},
+		},
+		{
+			name:   "enrolled and never connected",
+			change: func(s *scene) { delete(s.prog, "b") },
+			want: wants{memberRef("b"): {
+				connected: "False/NeverConnected: its agent has not connected to the hub yet", programmed: "False/NeverConnected: its agent has not connected to the hub yet",
+				ready: "False/NeverConnected: its agent has not connected to the hub yet",
+			}},
+		},
+		{
+			name: "a transit member away",
+			change: func(s *scene) {
+				s.plan.Objects[eventsRef] = &Footprint{Members: []string{"a"}, Hops: []Hop{{Member: "a", Peers: []string{"b"}}}}
+				s.prog["b"].Connected = false
+			},
+			want: wants{eventsRef: {ready: "Unknown/MembersDisconnected: not connected: b"}},
+		},
+		{
+			name: "both ends of a hop away",
+			change: func(s *scene) {
+				s.plan.Objects[eventsRef] = &Footprint{Members: []string{"e"}, Hops: []Hop{{Member: "a", Peers: []string{"b"}}}}
+				s.prog["a"].Connected, s.prog["b"].Connected = false, false
+			},
+			want: wants{eventsRef: {ready: "Unknown/MembersDisconnected: not connected: a and b"}},
+		},
+		{
+			name:   "a hop without a link",
+			change: func(s *scene) { s.plan.Objects[eventsRef].Hops = []Hop{{Member: "a", Peers: []string{"z"}}} },
+			want:   wants{eventsRef: {ready: "False/Pending: links not set up yet: a<->z"}},
+		},
+		{
+			name: "everything at once, and more than three",
+			change: func(s *scene) {
+				var all []string
+				for i := range 6 {
+					m := fmt.Sprintf("n%d", i)
+					s.plan.Members[m] = s.plan.Members["b"]
+					all = append(all, m)
+				}
+				s.plan.Objects[eventsRef] = &Footprint{Members: append([]string{"b"}, all...), Parts: []PartRef{{"b", "account/app"}}}
+				s.prog["b"].Held["account/app"] = "old"
+			},
+			want: wants{eventsRef: {programmed: "False/Pending: not applied yet: b", ready: "False/Pending: not applied yet: b; not connected: n0, n1, n2 and 3 more"}},
+		},
+		{
+			name: "frozen",
+			change: func(s *scene) {
+				delete(s.plan.Objects, topologyRef)
+				refuse(s, topologyRef, Problem{Reason: v1alpha1.ReasonUnknownGroup, Message: "no group g"})
+				s.plan.Links = nil
+				for m := range s.plan.Members {
+					s.plan.Members[m] = &MemberState{Cluster: m, Hash: federationv1.EmptyHash}
+				}
+				s.plan.Frozen["a"] = "topology t is refused"
+			},
+			want: wants{memberRef("a"): {accepted: "False/NotAccepted: topology t is refused", ready: "False/NotAccepted: see condition Accepted"}},
+		},
+		{
+			name: "an older version of a refused topology in effect",
+			change: func(s *scene) {
+				delete(s.plan.Objects, topologyRef)
+				refuse(s, topologyRef, Problem{Reason: v1alpha1.ReasonUnknownGroup, Message: "no group g"})
+			},
+			want: wants{
+				topologyRef:    {accepted: "False/UnknownGroup: no group g", ready: "False/NotAccepted: see condition Accepted"},
+				memberRef("a"): {accepted: "True/Accepted", ready: "True/Ready: 2 links, 0 incoming flows"},
+			},
+		},
+		{
+			name: "a member at fault",
+			change: func(s *scene) {
+				refuse(s, memberRef("b"), Problem{Field: "metadata.labels", Reason: v1alpha1.ReasonMemberConflict, Message: "two groups"})
+			},
+			want: wants{memberRef("b"): {accepted: "False/MemberConflict: metadata.labels: two groups", ready: "False/NotAccepted: see condition Accepted"}},
+		},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			t.Parallel()
+			s := newScene()
+			if tc.change != nil {
+				tc.change(s)
+			}
+			got := Summarize(s.plan, s.in, s.prog)
+			for ref, conditions := range tc.want {
+				st, ok := got[ref]
+				if !ok {
+					t.Errorf("%v has no status", ref)
+				}
+				if st.Generation != 7 {
+					t.Errorf("%v: generation %d", ref, st.Generation)
+				}
+				for typ, want := range conditions {
+					if got := say(st.Condition(typ)); got != want {
+						t.Errorf("%s %s: %s\n got %s\nwant %s", ref.Kind, ref.Name, typ, got, want)
+					}
+				}
+			}
+		})
+	}
+}
+
+func TestSummarizeFields(t *testing.T) {
+	t.Parallel()
+	s := newScene()
+	s.prog["a"].Held["stream/app/SRC"] = "old"
+	s.prog["a"].Held["account/old"] = "1"
+	s.prog["b"].Links["a"] = LinkReport{State: "Down", SinceMillis: sceneSince, RTTMicros: 5, Message: "no answer"}
+	s.prog["e"].Connected = false
+	delete(s.prog, "c")
+	s.in.Members[2].Status.HeldHash = "held before"
+	for i := range 25 {
+		s.prog["b"].Unapplied[fmt.Sprintf("part/%02d", i)] = PartFailure{Code: "Broken", Message: "why"}
+	}
+	s.prog["b"].Unapplied["pending"] = PartFailure{}
+	got := Summarize(s.plan, s.in, s.prog)
+
+	if st := got[topologyRef]; st.Members != "2/3" || st.Links != "1/2" || st.Unheard {
+		t.Errorf("topology: %+v", st)
+	}
+	if st := got[bridgeRef]; st.Members != "2/2" || st.Lag != 3 {
+		t.Errorf("bridge: %+v", st)
+	}
+	since := metav1.Unix(sceneSince/1000, 0)
+	b := got[memberRef("b")].Member
+	wantLinks := []v1alpha1.LinkStatus{
+		{Peer: "a", Role: "Dial", State: v1alpha1.LinkDown, Since: since, RTTMicros: 5, Message: "no answer"},
+		{Peer: "e", Role: "Accept", State: v1alpha1.LinkDown, Since: since, RTTMicros: 90},
+	}
+	if d := cmp.Diff(wantLinks, b.Links); d != "" {
+		t.Errorf("links of b (-want +got):\n%s", d)
+	}
+	wantFlows := []v1alpha1.FlowStatus{{Bridge: "ns/x", From: "a", Account: "app", Stream: "DST", State: v1alpha1.LinkUp, Since: since, Lag: 3}}
+	if d := cmp.Diff(wantFlows, b.Flows); d != "" {
+		t.Errorf("flows of b (-want +got):\n%s", d)
+	}
+	if len(b.Problems) != 20 || b.Problems[19] != (v1alpha1.PartProblem{Part: "part/19", Code: "Broken", Message: "why"}) {
+		t.Errorf("problems of b: %v", b.Problems)
+	}
+	a := got[memberRef("a")].Member
+	if a.Parts != fmt.Sprintf("%d/%[2]d", len(s.plan.Members["a"].Parts)-1, len(s.plan.Members["a"].Parts)) || a.DesiredHash != s.plan.Members["a"].Hash || a.HeldHash != federationv1.StateHash(s.prog["a"].Held) {
+		t.Errorf("a: %+v", a)
+	}
+	if b.HeldHash != b.DesiredHash || b.HeldHash == "" {
+		t.Errorf("b holds %s of %s", b.HeldHash, b.DesiredHash)
+	}
+	if e := got[memberRef("e")].Member; e.Links != nil || e.Flows != nil || e.HeldHash != e.DesiredHash {
+		t.Errorf("e is not connected: %+v", e)
+	}
+	if c := got[memberRef("c")]; !c.Unheard || c.Member.HeldHash != "held before" || c.Member.Parts != "0/0" {
+		t.Errorf("c was not heard of: %+v %+v", c, c.Member)
+	}
+	// While e is connected, a knows from it that it stands by.
+	s.prog["e"].Connected = true
+	got = Summarize(s.plan, s.in, s.prog)
+	if l := got[memberRef("b")].Member.Links[1]; l.State != v1alpha1.LinkStandby {
+		t.Errorf("the link of b that e does not use: %+v", l)
+	}
+	// What nobody spoke of has no time.
+	delete(s.prog["b"].Links, "a")
+	delete(s.prog["b"].Flows, sceneFlow)
+	b = Summarize(s.plan, s.in, s.prog)[memberRef("b")].Member
+	if b.Links[0].State != v1alpha1.LinkPending || !b.Links[0].Since.IsZero() || b.Flows[0].State != v1alpha1.LinkPending || !b.Flows[0].Since.IsZero() {
+		t.Errorf("not reported: %+v %+v", b.Links, b.Flows)
+	}
+}
+
+// TestSummarizeIsPure: same input, same output, and the input is left alone.
+func TestSummarizeIsPure(t *testing.T) {
+	t.Parallel()
+	s := newScene()
+	s.link("e", "a", "Down", "Down")
+	s.prog["b"].Connected = false
+	first := Summarize(s.plan, s.in, s.prog)
+	for range 20 {
+		if d := cmp.Diff(first, Summarize(s.plan, s.in, s.prog)); d != "" {
+			t.Fatalf("another summary of the same:\n%s", d)
+		}
+	}
+	for ref, st := range first {
+		types := map[string]bool{}
+		for _, c := range st.Conditions {
+			types[c.Type] = true
+			if c.Reason == "" || c.Status == "" {
+				t.Errorf("%v: %+v", ref, c)
+			}
+		}
+		want := map[string]bool{v1alpha1.ConditionAccepted: true, v1alpha1.ConditionProgrammed: true, v1alpha1.ConditionReady: true}
+		if ref.Kind == KindMember {
+			want[v1alpha1.ConditionConnected] = true
+		}
+		if !maps.Equal(types, want) {
+			t.Errorf("%v has conditions %v", ref, types)
+		}
+	}
+}
+
+func TestFirstNames(t *testing.T) {
+	t.Parallel()
+	for want, names := range map[string][]string{
+		"":                     nil,
+		"a":                    {"a"},
+		"a and b":              {"a", "b"},
+		"a, b and c":           {"a", "b", "c"},
+		"a, b, c and 1 more":   {"a", "b", "c", "d"},
+		"a, b, c and 997 more": append([]string{"a", "b", "c"}, make([]string, 997)...),
+	} {
+		if got := firstNames(names); got != want {
+			t.Errorf("got %q, want %q", got, want)
+		}
+	}
+}

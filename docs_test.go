@@ -24,11 +24,12 @@ import (
 )
 
 var (
-	fencePattern   = regexp.MustCompile("(?s)```([a-z]*)\n(.*?)```")
-	heredocPattern = regexp.MustCompile(`(?s)<<'EOF'\n(.*?)\nEOF`)
-	codePattern    = regexp.MustCompile("`[^`\n]*`")
-	linkPattern    = regexp.MustCompile(`\]\(([^)\s]+)\)`)
-	headingPattern = regexp.MustCompile(`(?m)^#+ +(.*)$`)
+	fencePattern     = regexp.MustCompile("(?s)```([a-z]*)\n(.*?)```")
+	heredocPattern   = regexp.MustCompile(`(?s)<<'EOF'\n(.*?)\nEOF`)
+	codePattern      = regexp.MustCompile("`[^`\n]*`")
+	linkPattern      = regexp.MustCompile(`\]\(([^)\s]+)\)`)
+	codeConstPattern = regexp.MustCompile(`(?m)^\tcode[A-Z]\w* += "(\w+)"$`)
+	headingPattern   = regexp.MustCompile(`(?m)^#+ +(.*)$`)
 )
 
 // markdown reads every document of the project, by path.
@@ -192,6 +193,28 @@ func TestEveryReasonIsExplained(t *testing.T) {
 		reason, ok := strings.CutPrefix(name, "Reason")
 		if ok && values["Condition"+reason] == "" && !explained[strings.ToLower(value)] {
 			t.Errorf("docs/troubleshooting.md has no section about the reason %s", value)
+		}
+	}
+}
+
+// TestEveryCodeIsExplained does the same for the codes of failed parts.
+func TestEveryCodeIsExplained(t *testing.T) {
+	t.Parallel()
+	text, err := os.ReadFile("docs/troubleshooting.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	source, err := os.ReadFile("agent/apply.go")
+	if err != nil {
+		t.Fatal(err)
+	}
+	codes := codeConstPattern.FindAllSubmatch(source, -1)
+	if len(codes) == 0 {
+		t.Fatal("agent/apply.go declares no codes: where are they now?")
+	}
+	for _, m := range codes {
+		if code := string(m[1]); !strings.Contains(string(text), "`"+code+"`") {
+			t.Errorf("docs/troubleshooting.md does not explain the code %s of failed parts", code)
 		}
 	}
 }

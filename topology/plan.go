@@ -58,9 +58,13 @@ type Plan struct {
 	Links []Link
 	// Objects says what each accepted object needs, for its status.
 	Objects map[ObjectRef]*Footprint
-	// Frozen names members that must lose nothing for now, and why: their
-	// topology is refused as it stands, so what they hold is left to run.
+	// Frozen names members that must lose nothing for now, and why: an object that
+	// concerns them is refused, and no version of it that was right is known (the
+	// hub has just started), so that their state lacks what that object put on
+	// them. Next sends them no removals.
 	Frozen map[string]string
+
+	memo *memo
 }
 
 // MemberState is what one member shall hold.
@@ -126,6 +130,9 @@ type Footprint struct {
 	Members []string
 	// Paused tells that the object is told not to flow.
 	Paused bool
+	// Generation of the object that is in effect. It is not the newest while the
+	// newest is refused and the last good one goes on.
+	Generation int64
 }
 
 // Hop is a step from one member to the next for which one of several links must

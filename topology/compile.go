@@ -1,0 +1,94 @@
+package topology
+
+import (
+	"slices"
+	"strings"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/sealane/sealane/api/v1alpha1"
+)
+
+// Compile makes the plan of in.
+//
+// It goes in stages: topologies become fabrics (members, links and routes),
+// Streams are placed on them, Bridges are led over them and checked together,
+// and what all of them ask of each member becomes its parts. Objects are taken
+// the oldest first, so that of two that cannot be the later one is refused.
+func Compile(in Input) *Plan { return Recompile(nil, in) }
+
+// Recompile makes the plan of in as Compile does, faster where in is like the
+// input of prev: what did not change is taken over from prev. Objects are alike
+// if they are the same pointer or of the same UID and generation (of members also
+// what of their metadata and status matters).
+//
+// It differs from Compile where an object is refused: then the version of it that
+// is in effect in prev stays in effect, if that still can be.
+//
+// Prev is not changed but for caches that Recompile alone uses: one call at a
+// time may be given the same prev.
+func Recompile(prev *Plan, in Input) *Plan {
+	var past history
+	if prev != nil {
+		past.prev = prev.memo
+	}
+	members := slices.Clone(in.Members)
+	slices.SortFunc(members, func(a, b *v1alpha1.MemberCluster) int { return strings.Compare(a.Name, b.Name) })
+	topologies, streams, bridges := byAge(in.Topologies), byAge(in.Streams), byAge(in.Bridges)
+
+	m := &memo{members: members}
+	if past.prev != nil && past.prev.world.same(topologies, members) {
+		m.world = past.prev.world
+	} else {
+		m.world = newWorld(topologies, members, past)
+	}
+	if past.prev != nil && past.prev.streams.same(m.world, streams) {
+		m.streams = past.prev.streams
+	} else {
+		m.streams = newStreamStage(m.world, streams, past)
+	}
+	m.bridges = newBridgeStage(m.streams, bridges, past)
+	m.remember(past)
+	return assemble(m, past)
+}
+
+// memo is what a plan keeps for the next compilation.
+type memo struct {
+	world   *world
+	members []*v1alpha1.MemberCluster // by name
+	streams *streamStage
+	bridges *bridgeStage
+	// effective versions of all objects that are in effect.
+	effective map[ObjectRef]metav1.Object
+	// mayHold names the objects of which members may hold something.
+	mayHold map[ObjectRef]bool
+}
+
+// remember notes what history needs.
+func (m *memo) remember(past history) {
+	m.effective = map[ObjectRef]metav1.Object{}
+	m.mayHold = map[ObjectRef]bool{}
+	for _, f := range m.world.fabrics {
+		m.effective[f.ref] = f.topology
+	}
+	for _, p := range m.streams.accepted {
+		m.effective[p.ref] = p.object
+	}
+	for _, b := range m.bridges.accepted {
+		m.effective[b.ref] = b.object
+	}
+	note := func(ref ObjectRef) {
+		if m.effective[ref] != nil || past.mayHold(ref) {
+			m.mayHold[ref] = true
+		}
+	}
+	for _, t := range m.world.topologies {
+		note(refOf(KindTopology, t))
+	}
+	for _, s := range m.streams.given {
+		note(refOf(KindStream, s))
+	}
+	for _, b := range m.bridges.given {
+		note(refOf(KindBridge, b))
+	}
+}

@@ -1,0 +1,96 @@
+package topology
+
+import (
+	"slices"
+
+	federationv1 "github.com/sealane/sealane/api/federation/v1"
+	"github.com/sealane/sealane/api/v1alpha1"
+)
+
+// fabric is one topology in effect: its members, their links and the routes over
+// them. It depends on the shape of members only (see sameShape), not on their
+// keys and grants. Members are known by their index in names.
+type fabric struct {
+	ref      ObjectRef
+	topology *v1alpha1.MessagingTopology // the version in effect
+	names    []string                    // sorted
+	index    map[string]int32
+	all      set
+	groups   map[string]set
+	groupOf  []int32 // index in spec.groups
+	accounts []string
+	account  map[string]int32
+	links    []link
+	peers    [][]peer // by member, sorted by the other's index
+	graph    *graph
+	brokers  []*federationv1.BrokerSpec
+
+	accountNames []string // by accountCode
+	accountIDs   []string
+}
+
+// link is a link that can be: one end has an endpoint.
+type link struct {
+	dialer, acceptor int32
+	// group is the rule of a choice of parents; the dialer is the child.
+	group    string
+	priority int32
+}
+
+// peer is a neighbour.
+type peer struct {
+	member int32
+	link   int32
+}
+
+// accountCode numbers the accounts of a member: first those of applications, as
+// in fabric.accounts, then tx_PEER and rx_PEER for each member of the fabric.
+type accountCode int32
+
+func (f *fabric) out(peer int32) accountCode {
+	return accountCode(len(f.accounts) + 2*int(peer))
+}
+
+func (f *fabric) in(peer int32) accountCode { return f.out(peer) + 1 }
+
+func (f *fabric) application(c accountCode) bool { return int(c) < len(f.accounts) }
+
+// finish derives what follows from names and accounts.
+func (f *fabric) finish() {
+	f.index = make(map[string]int32, len(f.names))
+	f.all = newSet(len(f.names))
+	for i, n := range f.names {
+		f.index[n] = int32(i)
+		f.all.add(int32(i))
+	}
+	f.account = make(map[string]int32, len(f.accounts))
+	for i, a := range f.accounts {
+		f.account[a] = int32(i)
+	}
+	f.accountNames = slices.Clone(f.accounts)
+	for _, n := range f.names {
+		f.accountNames = append(f.accountNames, federationv1.OutAccount(n), federationv1.InAccount(n))
+	}
+	f.accountIDs = make([]string, len(f.accountNames))
+	for i, n := range f.accountNames {
+		f.accountIDs[i] = federationv1.AccountID(n)
+	}
+}
+
+// peerAt is the link between two neighbours.
+func (f *fabric) peerAt(member, other int32) (link, bool) {
+	i, ok := slices.BinarySearchFunc(f.peers[member], other, func(p peer, m int32) int { return int(p.member - m) })
+	if !ok {
+		return link{}, false
+	}
+	return f.links[f.peers[member][i].link], true
+}
+
+// nameList are the names of a set's members, sorted.
+func (f *fabric) nameList(s set) []string {
+	var out []string
+	for _, i := range s.list() {
+		out = append(out, f.names[i])
+	}
+	return out
+}

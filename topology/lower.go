@@ -1,0 +1,260 @@
+package topology
+
+import (
+	"cmp"
+	"slices"
+	"strings"
+
+	federationv1 "github.com/sealane/sealane/api/federation/v1"
+)
+
+// lowered is what an accepted bridge asks of the members.
+type lowered struct {
+	fabric *fabric
+	// imports sorted by place; at tells where each place begins.
+	imports []imported
+	at      []run
+	// outlets at the origins.
+	outlets []memberPart
+	// sources of streams at the destinations, and partitions at the origins.
+	sources    []sourceAt
+	partitions []streamAt
+	footprint  *Footprint
+}
+
+// place is an account of a member.
+type place struct {
+	member  int32
+	account accountCode
+}
+
+func comparePlaces(a, b place) int {
+	return cmp.Or(cmp.Compare(a.member, b.member), cmp.Compare(a.account, b.account))
+}
+
+// run is the part of lowered.imports that belongs to one place.
+type run struct {
+	place
+	from, to int32
+}
+
+// imported is one import into a place.
+type imported struct {
+	place
+	source  accountCode
+	service bool
+	// renamed imports do more than change the tag: no other one stands in for them.
+	renamed     bool
+	subject, to string
+}
+
+type memberPart struct {
+	member int32
+	part   *PlannedPart
+}
+
+// sourceAt is a source of a stream of a member, and the outlet that it needs.
+type sourceAt struct {
+	streamAt
+	source *federationv1.Source
+	after  *PartRef
+}
+
+// streamAt is a stream of a member.
+type streamAt struct {
+	member  int32
+	account int32
+	name    string
+}
+
+func compareStreams(a, b streamAt) int {
+	return cmp.Or(cmp.Compare(a.member, b.member), cmp.Compare(a.account, b.account), strings.Compare(a.name, b.name))
+}
+
+// lowering writes the imports of one bridge.
+type lowering struct {
+	scope
+	out   []imported
+	tags  map[string][]string // tagged forward subjects by marked origin
+	seen  []int32             // by member: the last origin (plus 1) that was led there
+	steps map[[2]int32]bool   // links used, the lower member first; of cuts the child
+}
+
+func newLowering(s scope) *lowering {
+	return &lowering{scope: s, tags: map[string][]string{}, seen: make([]int32, len(s.fabric.names)), steps: map[[2]int32]bool{}}
+}
+
+func (l *lowering) accountName() string { return l.fabric.accounts[l.account] }
+
+func (l *lowering) tag(kind, mark, subject string) string {
+	return kind + "." + mark + "." + l.accountName() + "." + subject
+}
+
+// forward leads subjects along a route; at the end to(i) is the i-th subject's
+// name there and whether it is renamed. Where the trees of an origin have no
+// marks, what an earlier destination has led there already is not repeated.
+func (l *lowering) forward(r route, subjects []string, to func(i int) (string, bool)) {
+	f, n := l.fabric, len(r.nodes)-1
+	tagged := func(step int) []string {
+		t := l.tags[r.forward[step]]
+		for i := len(t); i < len(subjects); i++ {
+			t = append(t, l.tag(forwardTag, r.forward[step], subjects[i]))
+			l.tags[r.forward[step]] = t
+		}
+		return t
+	}
+	last, prev := r.nodes[n], f.in(r.nodes[n-1])
+	for i, s := range tagged(n - 1) {
+		local, renamed := to(i)
+		l.out = append(l.out, imported{place{last, accountCode(l.account)}, prev, false, renamed, s, local})
+	}
+	plain := len(f.graph.cuts) == 0
+	for i := n - 1; i >= 0; i-- {
+		next := r.nodes[i+1]
+		if plain {
+			if l.seen[next] == r.nodes[0]+1 {
+				return
+			}
+			l.seen[next] = r.nodes[0] + 1
+		}
+		at := place{r.nodes[i], f.out(next)}
+		out := tagged(i)
+		if i == 0 {
+			for j, s := range subjects {
+				l.out = append(l.out, imported{at, accountCode(l.account), false, false, s, out[j]})
+			}
+			continue
+		}
+		for j, s := range tagged(i - 1) {
+			l.out = append(l.out, imported{at, f.in(r.nodes[i-1]), false, false, s, out[j]})
+		}
+	}
+}
+
+// deliver leads one subject, which belongs to this pair alone, along a route.
+func (l *lowering) deliver(r route, subject string) {
+	f, n := l.fabric, len(r.nodes)-1
+	source, local := accountCode(l.account), subject
+	for i := range n {
+		tagged := l.tag(forwardTag, r.forward[i], subject)
+		l.out = append(l.out, imported{place{r.nodes[i], f.out(r.nodes[i+1])}, source, false, false, local, tagged})
+		source, local = f.in(r.nodes[i]), tagged
+	}
+	l.out = append(l.out, imported{place{r.nodes[n], accountCode(l.account)}, source, false, false, local, subject})
+}
+
+// reply leads subjects back along a route.
+func (l *lowering) reply(r route, subject string) {
+	f, n := l.fabric, len(r.nodes)-1
+	tagged := make([]string, n)
+	for i := range n {
+		if i > 0 && r.reply[i] == r.reply[i-1] {
+			tagged[i] = tagged[i-1]
+		} else {
+			tagged[i] = l.tag(replyTag, r.reply[i], subject)
+		}
+	}
+	for i := n; i > 0; i-- {
+		at := place{r.nodes[i], f.in(r.nodes[i-1])}
+		if i == n {
+			l.out = append(l.out, imported{at, accountCode(l.account), false, false, subject, tagged[i-1]})
+		} else {
+			l.out = append(l.out, imported{at, f.out(r.nodes[i+1]), false, false, tagged[i], tagged[i-1]})
+		}
+	}
+	l.out = append(l.out, imported{place{r.nodes[0], accountCode(l.account)}, f.out(r.nodes[1]), false, false, tagged[0], subject})
+}
+
+// reset offers the reset of a durable consumer of the origin, and nothing else of
+// JetStream's API, to the destination. It needs no marks: the subject names the
+// consumer, which belongs to one destination, and of the ways from there to the
+// origin one is in use.
+func (l *lowering) reset(r route, stream, consumer string) {
+	f, n := l.fabric, len(r.nodes)-1
+	origin, request := f.names[r.nodes[0]], "CONSUMER.RESET."+stream+"."+consumer
+	tagged := l.tag(resetTag, origin, request)
+	for i := range n {
+		at := place{r.nodes[i], f.out(r.nodes[i+1])}
+		if i == 0 {
+			l.out = append(l.out, imported{at, accountCode(l.account), true, false, "$JS.API." + request, tagged})
+		} else {
+			l.out = append(l.out, imported{at, f.in(r.nodes[i-1]), true, false, tagged, tagged})
+		}
+	}
+	l.out = append(l.out, imported{place{r.nodes[n], accountCode(l.account)}, f.in(r.nodes[n-1]), true, false, tagged, resetTag + "." + origin + "." + request})
+}
+
+// walk notes the links of a route.
+func (l *lowering) walk(r route) {
+	for i := 1; i < len(r.nodes); i++ {
+		a, b := r.nodes[i-1], r.nodes[i]
+		switch {
+		case l.fabric.climbs(a, b):
+			l.steps[[2]int32{a, -1}] = true
+		case l.fabric.climbs(b, a):
+			l.steps[[2]int32{b, -1}] = true
+		default:
+			l.steps[[2]int32{min(a, b), max(a, b)}] = true
+		}
+	}
+}
+
+// hops are the links noted.
+func (l *lowering) hops() []Hop {
+	f := l.fabric
+	out := make([]Hop, 0, len(l.steps))
+	for s := range l.steps {
+		h := Hop{Member: f.names[s[0]]}
+		if s[1] >= 0 {
+			h.Peers = []string{f.names[s[1]]}
+		} else {
+			for _, c := range f.graph.cuts {
+				if c.child == s[0] {
+					for _, p := range c.parents {
+						h.Peers = append(h.Peers, f.names[p])
+					}
+				}
+			}
+		}
+		out = append(out, h)
+	}
+	slices.SortFunc(out, func(a, b Hop) int {
+		return cmp.Or(strings.Compare(a.Member, b.Member), slices.Compare(a.Peers, b.Peers))
+	})
+	return out
+}
+
+func compareImports(a, b imported) int {
+	if c := comparePlaces(a.place, b.place); c != 0 {
+		return c
+	}
+	if a.service != b.service {
+		if b.service {
+			return -1
+		}
+		return 1
+	}
+	return cmp.Or(cmp.Compare(a.source, b.source), strings.Compare(a.subject, b.subject), strings.Compare(a.to, b.to))
+}
+
+// finish sorts the imports and finds the places.
+func (l *lowering) finish() *lowered {
+	slices.SortFunc(l.out, compareImports)
+	out := &lowered{fabric: l.fabric, imports: slices.CompactFunc(l.out, func(a, b imported) bool { return compareImports(a, b) == 0 })}
+	for i := range out.imports {
+		if p := out.imports[i].place; i == 0 || p != out.at[len(out.at)-1].place {
+			out.at = append(out.at, run{p, int32(i), int32(i)})
+		}
+		out.at[len(out.at)-1].to = int32(i + 1)
+	}
+	return out
+}
+
+// into are the imports of one place.
+func (l *lowered) into(p place) []imported {
+	i, ok := slices.BinarySearchFunc(l.at, p, func(r run, p place) int { return comparePlaces(r.place, p) })
+	if !ok {
+		return nil
+	}
+	return l.imports[l.at[i].from:l.at[i].to]
+}

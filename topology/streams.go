@@ -1,0 +1,274 @@
+package topology
+
+import (
+	"cmp"
+	"slices"
+
+	federationv1 "github.com/sealane/sealane/api/federation/v1"
+	"github.com/sealane/sealane/api/v1alpha1"
+)
+
+// placed is a Stream in effect.
+type placed struct {
+	scope
+	ref    ObjectRef
+	object *v1alpha1.Stream
+	name   string
+	at     set
+	spec   *federationv1.StreamSpec // without sources
+}
+
+// streamKey names a stream on the members of a fabric.
+type streamKey struct {
+	scope
+	name string
+}
+
+// streamStage is what all Streams come to in a world.
+type streamStage struct {
+	world     *world
+	given     []*v1alpha1.Stream // by age
+	accepted  []*placed
+	byRef     map[ObjectRef]*placed
+	byName    map[streamKey][]*placed
+	byAccount map[scope][]*placed
+	use       usage
+	problems  []Problem
+	frozen    map[string]string
+}
+
+func (s *streamStage) same(w *world, given []*v1alpha1.Stream) bool {
+	return s != nil && s.world == w && slices.EqualFunc(s.given, given, sameObject)
+}
+
+func newStreamStage(w *world, given []*v1alpha1.Stream, past history) *streamStage {
+	s := &streamStage{
+		world: w, given: given,
+		byRef: map[ObjectRef]*placed{}, byName: map[streamKey][]*placed{}, byAccount: map[scope][]*placed{},
+		use: usage{}, frozen: map[string]string{},
+	}
+	var old *streamStage
+	if past.prev != nil && past.prev.streams.world == w {
+		old = past.prev.streams
+	}
+	for _, o := range given {
+		rep := &report{ref: refOf(KindStream, o)}
+		p := s.evaluate(o, old, false, rep)
+		s.problems = append(s.problems, rep.problems...)
+		last, _ := past.effective(rep.ref).(*v1alpha1.Stream)
+		if p == nil && last != nil {
+			p = s.evaluate(last, old, true, &report{ref: rep.ref})
+		}
+		if p != nil {
+			s.accept(p)
+			continue
+		}
+		if past.mayHold(rep.ref) {
+			placements := []v1alpha1.Placement{o.Spec.Placement}
+			if last != nil {
+				placements = append(placements, last.Spec.Placement)
+			}
+			for _, m := range w.concerns(o.Spec.Topology, placements...) {
+				s.frozen[m] = "Stream " + rep.ref.path() + " is refused"
+			}
+		}
+	}
+	return s
+}
+
+func (s *streamStage) accept(p *placed) {
+	s.accepted = append(s.accepted, p)
+	s.byRef[p.ref] = p
+	s.byAccount[p.scope] = append(s.byAccount[p.scope], p)
+	key := streamKey{p.scope, p.name}
+	s.byName[key] = append(s.byName[key], p)
+	s.use.add(p.fabric, p.at, p.account, p.spec)
+}
+
+// evaluate checks one version of a Stream, by itself and with those before it;
+// nil if it is refused.
+func (s *streamStage) evaluate(o *v1alpha1.Stream, old *streamStage, lenient bool, rep *report) *placed {
+	p := &placed{ref: rep.ref, object: o, name: cmp.Or(o.Spec.Name, o.Name)}
+	p.spec = streamSpec(o, p.name, rep)
+	var ok bool
+	if p.scope, ok = s.world.scopeOf(o.Spec.Topology, o.Spec.Account, o.Namespace, rep); !ok {
+		return nil
+	}
+	p.at = s.world.place(p.fabric, o.Spec.Placement, "spec.placement", lenient, rep)
+	if rep.refused {
+		return nil
+	}
+	for _, other := range s.byAccount[p.scope] {
+		both := p.at.and(other.at)
+		if both.empty() {
+			continue
+		}
+		where := firstNames(p.fabric.nameList(both))
+		if p.name == other.name {
+			rep.refuse("spec.name", v1alpha1.ReasonNameCollision, "Stream %s places a stream %s of account %s on %s too: give one another name or place",
+				other.ref.path(), p.name, o.Spec.Account, where)
+			continue
+		}
+		if len(p.spec.Subjects) == 0 || len(other.spec.Subjects) == 0 {
+			continue
+		}
+		if a, b, found := anyOverlap(p.spec.Subjects, other.spec.Subjects); found {
+			rep.refuse("spec.subjects", v1alpha1.ReasonSubjectConflict, "%s overlaps with %s of Stream %s on %s, and a subject belongs to one stream of an account: make them disjoint",
+				a, b, other.ref.path(), where)
+		}
+	}
+	if !rep.refused {
+		s.use.check(p.fabric, p.at, p.account, p.spec, "spec.maxBytes", rep)
+	}
+	if rep.refused {
+		return nil
+	}
+	if old != nil {
+		if same := old.byRef[p.ref]; same != nil && sameObject(same.object, o) && slices.Equal(same.at, p.at) {
+			return same
+		}
+	}
+	return p
+}
+
+// Bounds that NATS sets to times.
+const (
+	minAge           = 100e6 // 100 ms
+	defaultDuplicate = 120e9 // 2 min
+)
+
+// streamSpec translates a Stream.
+func streamSpec(o *v1alpha1.Stream, name string, rep *report) *federationv1.StreamSpec {
+	s := o.Spec
+	out := &federationv1.StreamSpec{
+		Account:               s.Account,
+		Name:                  name,
+		Subjects:              slices.Clone(s.Subjects),
+		MemoryStorage:         s.Storage == v1alpha1.StorageMemory,
+		MaxBytes:              quantity(s.MaxBytes, 0),
+		MaxMessages:           orElse(s.MaxMessages, 0),
+		MaxMessagesPerSubject: orElse(s.MaxMessagesPerSubject, 0),
+		DiscardNew:            s.Discard == v1alpha1.DiscardNew,
+		Retain:                s.OnRemoval != v1alpha1.RemovalDelete,
+		DuplicateWindow:       defaultDuplicate,
+	}
+	switch s.Retention {
+	case v1alpha1.RetentionInterest:
+		out.Retention = federationv1.StreamSpec_INTEREST
+	case v1alpha1.RetentionWorkQueue:
+		out.Retention = federationv1.StreamSpec_WORK_QUEUE
+	}
+	for i, subject := range s.Subjects {
+		if msg := checkStreamSubject(subject); msg != "" {
+			rep.refuse(index("spec.subjects", i), v1alpha1.ReasonInvalidSubject, "%s", msg)
+			continue
+		}
+		for _, other := range s.Subjects[:i] {
+			if overlaps(subject, other) {
+				rep.refuse(index("spec.subjects", i), v1alpha1.ReasonInvalidSubject, "%s overlaps with %s of the same stream: keep the wider one", subject, other)
+			}
+		}
+	}
+	if s.MaxBytes != nil && out.MaxBytes <= 0 {
+		rep.refuse("spec.maxBytes", v1alpha1.ReasonInvalidValue, "%d is not positive: leave it out for no limit", out.MaxBytes)
+	}
+	if s.MaxAge != nil {
+		if out.MaxAge = int64(s.MaxAge.Duration); out.MaxAge < minAge {
+			rep.refuse("spec.maxAge", v1alpha1.ReasonInvalidValue, "%s is less than 100ms: leave it out to keep messages for ever", s.MaxAge.Duration)
+		}
+		out.DuplicateWindow = min(out.DuplicateWindow, max(out.MaxAge, minAge))
+	}
+	if s.DuplicateWindow != nil {
+		out.DuplicateWindow = int64(s.DuplicateWindow.Duration)
+		switch {
+		case out.DuplicateWindow < minAge:
+			rep.refuse("spec.duplicateWindow", v1alpha1.ReasonInvalidValue, "%s is less than 100ms: leave it out for 2m", s.DuplicateWindow.Duration)
+		case out.MaxAge > 0 && out.DuplicateWindow > out.MaxAge:
+			rep.refuse("spec.duplicateWindow", v1alpha1.ReasonInvalidValue, "%s is more than maxAge (%s): ids are not remembered longer than messages", s.DuplicateWindow.Duration, s.MaxAge.Duration)
+		}
+	}
+	return out
+}
+
+// usage is what streams reserve on each member of each fabric.
+type usage map[*fabric]*reserved
+
+type reserved struct {
+	file, memory []int64
+	// accounts hold the same by account, for those that are limited.
+	accounts map[int32]*reserved
+}
+
+func newReserved(n int) *reserved { return &reserved{file: make([]int64, n), memory: make([]int64, n)} }
+
+func (r *reserved) of(spec *federationv1.StreamSpec) []int64 {
+	if spec.MemoryStorage {
+		return r.memory
+	}
+	return r.file
+}
+
+func (u usage) at(f *fabric) *reserved {
+	r := u[f]
+	if r == nil {
+		r = newReserved(len(f.names))
+		r.accounts = map[int32]*reserved{}
+		for _, a := range f.topology.Spec.Accounts {
+			if a.Limits.Storage != nil || a.Limits.Memory != nil {
+				r.accounts[f.account[a.Name]] = newReserved(len(f.names))
+			}
+		}
+		u[f] = r
+	}
+	return r
+}
+
+func (u usage) add(f *fabric, at set, account int32, spec *federationv1.StreamSpec) {
+	if spec.MaxBytes <= 0 {
+		return
+	}
+	r := u.at(f)
+	for _, m := range at.list() {
+		r.of(spec)[m] += spec.MaxBytes
+		if a := r.accounts[account]; a != nil {
+			a.of(spec)[m] += spec.MaxBytes
+		}
+	}
+}
+
+// check refuses a stream that does not fit beside those before it.
+func (u usage) check(f *fabric, at set, account int32, spec *federationv1.StreamSpec, field string, rep *report) {
+	if spec.MaxBytes <= 0 {
+		return
+	}
+	r, kind := u.at(f), "storage"
+	if spec.MemoryStorage {
+		kind = "memory"
+	}
+	var limits v1alpha1.AccountLimits
+	for _, a := range f.topology.Spec.Accounts {
+		if f.account[a.Name] == account {
+			limits = a.Limits
+		}
+	}
+	inAccount := quantity(limits.Storage, -1)
+	if spec.MemoryStorage {
+		inAccount = quantity(limits.Memory, -1)
+	}
+	for _, m := range at.list() {
+		has := f.brokers[m].MaxStorage
+		if spec.MemoryStorage {
+			has = f.brokers[m].MaxMemory
+		}
+		if used := r.of(spec)[m]; used+spec.MaxBytes > has {
+			rep.refuse(field, v1alpha1.ReasonInsufficientCapacity, "stream %s needs %d bytes on %s, where %d of %d bytes of %s are reserved already: lower maxBytes, or raise the %s of its group's broker",
+				spec.Name, spec.MaxBytes, f.names[m], used, has, kind, kind)
+			return
+		}
+		if a := r.accounts[account]; a != nil && inAccount >= 0 && a.of(spec)[m]+spec.MaxBytes > inAccount {
+			rep.refuse(field, v1alpha1.ReasonInsufficientCapacity, "stream %s needs %d bytes on %s, where %d of the %d bytes of %s of account %s are reserved already: lower maxBytes, or raise the account's limit",
+				spec.Name, spec.MaxBytes, f.names[m], a.of(spec)[m], inAccount, kind, f.accounts[account])
+			return
+		}
+	}
+}

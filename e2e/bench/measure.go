@@ -1,0 +1,138 @@
+package main
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/nats-io/nats.go"
+)
+
+// lane is a way from one client connection to another: what is published on
+// publish at from arrives on subscribe at to.
+type lane struct {
+	name               string
+	from, to           *nats.Conn
+	publish, subscribe string
+}
+
+// ready returns when a message published at one end arrives at the other.
+func (l lane) ready(timeout time.Duration) error {
+	sub, err := l.to.SubscribeSync(l.subscribe)
+	if err != nil {
+		return err
+	}
+	defer sub.Unsubscribe() //nolint:errcheck // the connection is about to be measured or closed
+	if err := l.to.Flush(); err != nil {
+		return err
+	}
+	deadline := time.Now().Add(timeout)
+	for time.Now().Before(deadline) {
+		if err := l.from.Publish(l.publish, []byte("ready?")); err != nil {
+			return err
+		}
+		if _, err := sub.NextMsg(100 * time.Millisecond); err == nil {
+			// The answers to earlier tries may still be under way.
+			for err == nil {
+				_, err = sub.NextMsg(200 * time.Millisecond)
+			}
+			return nil
+		}
+	}
+	return fmt.Errorf("%s: no message came through in %v", l.name, timeout)
+}
+
+// throughput publishes count messages of size bytes as fast as the connection
+// takes them and returns how many arrived per second, first publish to last
+// arrival. A message lost is an error: the lanes are measured loss-free.
+func (l lane) throughput(count, size int) (float64, error) {
+	done := make(chan struct{})
+	var got int
+	sub, err := l.to.Subscribe(l.subscribe, func(*nats.Msg) {
+		if got++; got == count {
+			close(done)
+		}
+	})
+	if err != nil {
+		return 0, err
+	}
+	defer sub.Unsubscribe() //nolint:errcheck // as above
+	if err := sub.SetPendingLimits(-1, -1); err != nil {
+		return 0, err
+	}
+	if err := l.to.Flush(); err != nil {
+		return 0, err
+	}
+	if err := l.settled(); err != nil {
+		return 0, err
+	}
+	payload := make([]byte, size)
+	start := time.Now()
+	for range count {
+		if err := l.from.Publish(l.publish, payload); err != nil {
+			return 0, err
+		}
+	}
+	if err := l.from.Flush(); err != nil {
+		return 0, err
+	}
+	select {
+	case <-done:
+		return float64(count) / time.Since(start).Seconds(), nil
+	case <-time.After(60 * time.Second):
+		return 0, fmt.Errorf("%s: %d of %d messages arrived", l.name, got, count)
+	}
+}
+
+// settled waits until interest of the new subscription has reached the sender.
+func (l lane) settled() error {
+	probe := l
+	probe.subscribe += ".settled"
+	probe.publish += ".settled"
+	return probe.ready(10 * time.Second)
+}
+
+// latency sends count messages, each after the one before has arrived, and
+// returns the one-way times, sorted.
+func (l lane) latency(count, size int) ([]time.Duration, error) {
+	arrived := make(chan time.Duration, 1)
+	epoch := time.Now()
+	sub, err := l.to.Subscribe(l.subscribe, func(m *nats.Msg) {
+		arrived <- time.Since(epoch) - time.Duration(binary.LittleEndian.Uint64(m.Data)) //nolint:gosec // written below
+	})
+	if err != nil {
+		return nil, err
+	}
+	defer sub.Unsubscribe() //nolint:errcheck // as above
+	if err := errors.Join(l.to.Flush(), l.settled()); err != nil {
+		return nil, err
+	}
+	payload := make([]byte, max(size, 8))
+	all := make([]time.Duration, 0, count)
+	for range count {
+		binary.LittleEndian.PutUint64(payload, uint64(time.Since(epoch))) //nolint:gosec // never negative
+		if err := errors.Join(l.from.Publish(l.publish, payload), l.from.Flush()); err != nil {
+			return nil, err
+		}
+		select {
+		case d := <-arrived:
+			all = append(all, d)
+		case <-time.After(10 * time.Second):
+			return nil, fmt.Errorf("%s: a message did not arrive", l.name)
+		}
+	}
+	slices.Sort(all)
+	return all, nil
+}
+
+func percentile(sorted []time.Duration, p float64) time.Duration {
+	return sorted[min(len(sorted)-1, int(p*float64(len(sorted))))]
+}
+
+func median(v []float64) float64 {
+	s := slices.Clone(v)
+	slices.Sort(s)
+	return s[len(s)/2]
+}

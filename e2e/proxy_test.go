@@ -1,0 +1,124 @@
+package e2e
+
+import (
+	"net"
+	"sync"
+	"testing"
+)
+
+// proxy carries TCP connections to a target until the way is cut.
+type proxy struct {
+	listener net.Listener
+	target   string
+
+	mu    sync.Mutex
+	mode  cut
+	conns map[net.Conn]bool
+}
+
+// cut is how a way is broken.
+type cut int
+
+const (
+	open      cut = iota
+	refused       // connections are closed, new ones too
+	blackhole     // connections stay, nothing moves
+)
+
+func newProxy(t testing.TB, target string) *proxy {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	p := &proxy{listener: l, target: target, conns: map[net.Conn]bool{}}
+	var all sync.WaitGroup
+	all.Go(func() {
+		for {
+			c, err := l.Accept()
+			if err != nil {
+				return
+			}
+			all.Go(func() { p.carry(c) })
+		}
+	})
+	t.Cleanup(func() {
+		l.Close() //nolint:errcheck // stopping
+		p.set(refused)
+		all.Wait()
+	})
+	return p
+}
+
+func (p *proxy) address() string { return p.listener.Addr().String() }
+
+// set breaks or mends the way. Mending a blackhole closes what was stuck in it.
+func (p *proxy) set(mode cut) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.mode = mode
+	if mode == blackhole {
+		return
+	}
+	for c := range p.conns {
+		c.Close() //nolint:errcheck // cut
+	}
+}
+
+func (p *proxy) passes() bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.mode == open
+}
+
+func (p *proxy) add(c net.Conn) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.mode == refused {
+		c.Close() //nolint:errcheck // cut
+		return false
+	}
+	p.conns[c] = true
+	return true
+}
+
+func (p *proxy) remove(c net.Conn) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	delete(p.conns, c)
+	c.Close() //nolint:errcheck // done with it
+}
+
+func (p *proxy) carry(in net.Conn) {
+	if !p.add(in) {
+		return
+	}
+	defer p.remove(in)
+	out, err := net.Dial("tcp", p.target)
+	if err != nil || !p.add(out) {
+		return
+	}
+	defer p.remove(out)
+	done := make(chan struct{}, 2)
+	copyWhileOpen := func(to, from net.Conn) {
+		buf := make([]byte, 32<<10)
+		for {
+			n, err := from.Read(buf)
+			if n > 0 && p.passes() {
+				if _, err := to.Write(buf[:n]); err != nil {
+					break
+				}
+			}
+			if err != nil {
+				break
+			}
+		}
+		done <- struct{}{}
+	}
+	go copyWhileOpen(in, out)
+	go copyWhileOpen(out, in)
+	<-done
+	in.Close()  //nolint:errcheck // ends the other direction
+	out.Close() //nolint:errcheck // ends the other direction
+	<-done
+}

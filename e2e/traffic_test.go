@@ -1,0 +1,193 @@
+package e2e
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+)
+
+// inbox counts what arrives on a subject at one member, by payload.
+type inbox struct {
+	where string
+	mu    sync.Mutex
+	got   map[string]int
+}
+
+func listen(t testing.TB, nc *nats.Conn, where, subject string) *inbox {
+	t.Helper()
+	in := &inbox{where: where + " " + subject, got: map[string]int{}}
+	if _, err := nc.Subscribe(subject, func(m *nats.Msg) {
+		in.mu.Lock()
+		defer in.mu.Unlock()
+		in.got[string(m.Data)]++
+	}); err != nil {
+		t.Fatal(err)
+	}
+	if err := nc.Flush(); err != nil {
+		t.Fatal(err)
+	}
+	return in
+}
+
+// warmUp starts messages that are sent until interest has spread; they are not
+// counted.
+const warmUp = "warm-up-"
+
+// saw says whether a message has arrived.
+func (in *inbox) saw(payload string) error {
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	if in.got[payload] == 0 {
+		return fmt.Errorf("%s has not arrived at %s", payload, in.where)
+	}
+	return nil
+}
+
+// differs says how what arrived differs from exactly one of each wanted.
+func (in *inbox) differs(want map[string]bool) error {
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	var wrong []string
+	for p := range want {
+		if n := in.got[p]; n != 1 {
+			wrong = append(wrong, fmt.Sprintf("%s arrived %d times", p, n))
+		}
+	}
+	for p, n := range in.got {
+		if !want[p] && !strings.HasPrefix(p, warmUp) {
+			wrong = append(wrong, fmt.Sprintf("%s arrived %d times and was not meant to", p, n))
+		}
+	}
+	if len(wrong) == 0 {
+		return nil
+	}
+	slices.Sort(wrong)
+	return fmt.Errorf("at %s: %s", in.where, strings.Join(wrong[:min(4, len(wrong))], "; "))
+}
+
+// writer stores numbered messages in a stream, each until it is acknowledged,
+// with a message id so that a repeated try is stored once.
+type writer struct {
+	subject, origin string
+	next            int
+}
+
+// pace is the time between two messages of a writer that writes for long, so
+// that what is to be compared at the end stays small.
+const pace = 5 * time.Millisecond
+
+// writeUntil stores messages, one each pace, until stop is closed.
+func (w *writer) writeUntil(ctx context.Context, nc *nats.Conn, stop <-chan struct{}) error {
+	tick := time.NewTicker(pace)
+	defer tick.Stop()
+	for {
+		select {
+		case <-stop:
+			return nil
+		case <-tick.C:
+			if err := w.write(ctx, nc); err != nil {
+				return err
+			}
+		}
+	}
+}
+
+func (w *writer) write(ctx context.Context, nc *nats.Conn) error {
+	js, err := jetstream.New(nc)
+	if err != nil {
+		return err
+	}
+	id := fmt.Sprintf("%s-%d", w.origin, w.next)
+	for {
+		try, cancel := context.WithTimeout(ctx, 2*time.Second)
+		_, err := js.Publish(try, w.subject, []byte(id), jetstream.WithMsgID(id))
+		cancel()
+		if err == nil {
+			w.next++
+			return nil
+		}
+		if ctx.Err() != nil {
+			return fmt.Errorf("storing %s: %w", id, err)
+		}
+	}
+}
+
+// stored reads all messages of a stream, in order.
+func stored(ctx context.Context, nc *nats.Conn, stream string) ([]string, error) {
+	js, err := jetstream.New(nc)
+	if err != nil {
+		return nil, err
+	}
+	s, err := js.Stream(ctx, stream)
+	if err != nil {
+		return nil, err
+	}
+	n := s.CachedInfo().State.Msgs
+	if n == 0 {
+		return nil, nil
+	}
+	c, err := s.OrderedConsumer(ctx, jetstream.OrderedConsumerConfig{})
+	if err != nil {
+		return nil, err
+	}
+	batch, err := c.Fetch(int(n), jetstream.FetchMaxWait(10*time.Second)) //nolint:gosec // a test's count
+	if err != nil {
+		return nil, err
+	}
+	var all []string
+	for m := range batch.Messages() {
+		all = append(all, string(m.Data()))
+	}
+	return all, batch.Error()
+}
+
+// complete says how a stream's content differs from the first counts[origin]
+// messages of each origin, each once, those of one origin in their order.
+func complete(content []string, counts map[string]int) error {
+	next := map[string]int{}
+	for _, id := range content {
+		i := strings.LastIndexByte(id, '-')
+		if i < 0 {
+			return fmt.Errorf("%q is no message of this test", id)
+		}
+		n, err := strconv.Atoi(id[i+1:])
+		if err != nil {
+			return fmt.Errorf("%q is no message of this test", id)
+		}
+		origin := id[:i]
+		if n != next[origin] {
+			return fmt.Errorf("%s follows %s-%d: lost, doubled or out of order", id, origin, next[origin]-1)
+		}
+		next[origin]++
+	}
+	var errs []error
+	for origin, want := range counts {
+		if next[origin] != want {
+			errs = append(errs, fmt.Errorf("%d of %d messages of %s", next[origin], want, origin))
+		}
+	}
+	for origin := range next {
+		if _, ok := counts[origin]; !ok {
+			errs = append(errs, fmt.Errorf("messages of %s, which are not meant to be here", origin))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+func jetStream(t testing.TB, nc *nats.Conn) jetstream.JetStream {
+	t.Helper()
+	js, err := jetstream.New(nc)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return js
+}

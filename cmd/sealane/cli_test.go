@@ -26,7 +26,7 @@ var update = flag.Bool("update", false, "rewrite the golden files")
 
 func TestMain(m *testing.M) {
 	flag.Parse()
-	os.Exit(apiservertest.Main(m)) //nolint:forbidigo // TestMain is the main of a test binary
+	os.Exit(apiservertest.Main(m))
 }
 
 // documents reads a file of several YAML documents.

@@ -8,6 +8,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 	"k8s.io/apimachinery/pkg/api/meta"
 
@@ -27,25 +28,21 @@ const (
 // taking starts to take orders at members. stop ends it and returns what went
 // wrong with the last ones.
 func (s *story) taking(ctx context.Context, members ...*member) (stop func() error, err error) {
-	ctx, cancel := context.WithCancel(ctx)
-	results := make(chan error, len(members))
-	started := 0
-	for _, m := range members {
-		nc, err := s.fed.connect(ctx, m, account)
-		if err != nil {
-			cancel()
-			for range started {
-				<-results
-			}
+	conns := make([]*nats.Conn, len(members))
+	for i, m := range members {
+		if conns[i], err = s.fed.connect(ctx, m, account); err != nil {
 			return nil, err
 		}
-		started++
-		go func() { results <- s.orders.take(ctx, nc, m.name, orderEvery) }()
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	results := make(chan error, len(members))
+	for i, m := range members {
+		go func() { results <- s.orders.take(ctx, conns[i], m.name, orderEvery) }()
 	}
 	return func() error {
 		cancel()
 		var errs []error
-		for range started {
+		for range members {
 			errs = append(errs, <-results)
 		}
 		return errors.Join(errs...)
@@ -78,24 +75,24 @@ func (s *story) cutAndHeal(ctx context.Context) error {
 	link.set(blackhole)
 	defer link.set(pass)
 	s.say("cut: nothing gets through to or from denver's address %s any more, and nobody is told", link.addr())
-	err := s.fed.await(ctx, shownWithin, "status shows the link denver and tokyo down, by name", func(ctx context.Context) (bool, string, error) {
+	err := s.fed.await(ctx, shownWithin, "status shows the link denver and tokyo down, by name", func(ctx context.Context) error {
 		snap, r, err := s.judgement(ctx)
 		if err != nil {
-			return false, err.Error(), nil
+			return err
 		}
 		l := linkOf(snap, denver, tokyo)
 		if len(snap.Topologies) == 0 || l == nil || l.State != v1alpha1.LinkDown || r.Fine {
-			return false, r.Summary, nil
+			return errors.New(r.Summary)
 		}
 		for _, blames := range []string{blame(snap.Topologies[0].Status.Conditions), blame(bridge(snap, "orders").Status.Conditions)} {
 			if !strings.Contains(blames, denver) || !strings.Contains(blames, tokyo) {
-				return false, "the link is Down, the topology and the bridge do not say so yet: " + blames, nil
+				return fmt.Errorf("the link is Down, but the topology or the bridge says %s", blames)
 			}
 		}
 		s.say("%s after the cut: link %s %s since %s", seconds(time.Since(at)), l.Name(), l.State, l.Since.Local().Format(time.TimeOnly))
 		s.say("  topology demo: %s", blame(snap.Topologies[0].Status.Conditions))
 		s.say("  bridge orders: %s", blame(bridge(snap, "orders").Status.Conditions))
-		return true, "", nil
+		return nil
 	})
 	if err != nil {
 		return err
@@ -198,15 +195,18 @@ func (s *story) queue(ctx context.Context) (string, error) {
 			return "", fmt.Errorf("job %s was done %d times", job, times)
 		}
 	}
-	err = s.fed.await(ctx, 10*time.Second, "both queues are empty", func(ctx context.Context) (bool, string, error) {
+	err = s.fed.await(ctx, 10*time.Second, "both queues are empty", func(ctx context.Context) error {
 		left := [2]int{}
 		for i := range js {
 			var err error
 			if left[i], err = stored(ctx, js[i], "JOBS"); err != nil {
-				return false, err.Error(), nil
+				return err
 			}
 		}
-		return left == [2]int{}, fmt.Sprintf("%d left in berlin, %d in tokyo", left[0], left[1]), nil
+		if left != [2]int{} {
+			return fmt.Errorf("%d left in berlin, %d in tokyo", left[0], left[1])
+		}
+		return nil
 	})
 	if err != nil {
 		return "", err

@@ -42,10 +42,10 @@ func (s *story) cycle(ctx context.Context) (string, error) {
 }
 
 func (s *story) refusal(ctx context.Context) error {
-	return s.fed.await(ctx, 10*time.Second, "a bridge of "+cycleFile+" is refused", func(ctx context.Context) (bool, string, error) {
+	return s.fed.await(ctx, 10*time.Second, "a bridge of "+cycleFile+" is refused", func(ctx context.Context) error {
 		snap, r, err := s.judgement(ctx)
 		if err != nil {
-			return false, err.Error(), nil
+			return err
 		}
 		var told []string
 		for i := range snap.Bridges {
@@ -55,15 +55,15 @@ func (s *story) refusal(ctx context.Context) error {
 				continue
 			}
 			if !s.isWrong("Bridge", b.Name) || c.Reason != v1alpha1.ReasonStreamCycle {
-				return false, "", fmt.Errorf("bridge %s is refused for another reason: %s: %s", b.Name, c.Reason, c.Message)
+				return hopeless{fmt.Errorf("bridge %s is refused for another reason: %s: %s", b.Name, c.Reason, c.Message)}
 			}
 			told = append(told, fmt.Sprintf("bridge %s: Accepted=%s, %s: %s", b.Name, c.Status, c.Reason, c.Message))
 		}
 		if len(told) == 0 {
-			return false, r.Summary, nil
+			return errors.New(r.Summary)
 		}
 		s.say("%s", strings.Join(told, "\n"))
-		return true, "", nil
+		return nil
 	})
 }
 
@@ -74,17 +74,17 @@ func (s *story) isWrong(kind, name string) bool {
 // notRound waits until what is right of the wrong manifest is in effect, sends
 // one message and sees that it is not copied back.
 func (s *story) notRound(ctx context.Context) error {
-	err := s.fed.await(ctx, 20*time.Second, "all but the refused is Ready", func(ctx context.Context) (bool, string, error) {
+	err := s.fed.await(ctx, 20*time.Second, "all but the refused is Ready", func(ctx context.Context) error {
 		_, r, err := s.judgement(ctx)
 		if err != nil {
-			return false, err.Error(), nil
+			return err
 		}
 		for _, f := range r.Findings {
 			if f.Area != hubapi.AreaRefused && f.Area != hubapi.AreaNotes {
-				return false, spell(r, 4), nil
+				return errors.New(spell(r, 4))
 			}
 		}
-		return true, "", nil
+		return nil
 	})
 	if err != nil {
 		return err
@@ -175,7 +175,8 @@ func (p *pulse) heard() (events int, gap time.Duration, err error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	first := 1
-	for ; first <= p.sent && len(p.times[first]) == 0; first++ {
+	for first <= p.sent && len(p.times[first]) == 0 {
+		first++
 	}
 	if first > p.sent {
 		return 0, 0, fmt.Errorf("none of %d events arrived", p.sent)

@@ -13,6 +13,7 @@ import (
 
 	"github.com/nats-io/nats.go"
 	"k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/sealane/sealane/api/v1alpha1"
@@ -65,7 +66,8 @@ func newFederation(f *folder, names []string) (_ *federation, err error) {
 	fed := &federation{folder: f, forker: newForker(), hubAt: ports[0]}
 	fed.hubRun = &process{
 		name: "the hub", path: hubPath, dir: f.hub(), forker: fed.forker,
-		args: []string{"--embedded", "--data", f.hub(), "--listen", ports[0], "--advertise", ports[0], "--api-listen", ports[1]},
+		args: []string{"--embedded", "--data", f.hub(), "--listen", ports[0], "--advertise", ports[0], "--api-listen", ports[1],
+			"--metrics-listen", ""},
 	}
 	for i, name := range names {
 		listen, links := ports[2+2*i], ports[3+2*i]
@@ -103,14 +105,6 @@ func (f *federation) stop() {
 	f.forker.close()
 }
 
-func (f *federation) names() []string {
-	names := make([]string, len(f.members))
-	for i, m := range f.members {
-		names[i] = m.name
-	}
-	return names
-}
-
 func (f *federation) member(name string) *member {
 	i := slices.IndexFunc(f.members, func(m *member) bool { return m.name == name })
 	return f.members[i] // the story asks for members that it made
@@ -134,29 +128,46 @@ func (f *federation) died() error {
 	return nil
 }
 
-// await looks until done says so. If time runs out, the error says what was
-// waited for and what was seen last; if a process ends by itself it gives up.
-func (f *federation) await(ctx context.Context, limit time.Duration, what string, done func(context.Context) (ok bool, seen string, err error)) error {
+// hopeless is an error after which waiting on is useless.
+type hopeless struct{ error }
+
+func (h hopeless) Unwrap() error { return h.error }
+
+// await looks until done finds nothing to complain about. If time runs out, the
+// error says what was waited for and the last complaint. A hopeless one, or a
+// process that ends by itself, ends the wait.
+func (f *federation) await(ctx context.Context, limit time.Duration, what string, done func(context.Context) error) error {
 	within, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
-	var last string
+	var last error
 	err := hubapi.Poll(within, look, func() (bool, error) {
 		if err := f.died(); err != nil {
 			return false, err
 		}
-		ok, seen, err := done(within)
-		if seen != "" {
-			last = seen
+		err := done(within)
+		if err == nil || errors.As(err, new(hopeless)) {
+			return err == nil, err
 		}
-		return ok, err
+		if within.Err() == nil || last == nil {
+			last = err
+		}
+		return false, nil
 	})
 	if errors.Is(err, context.DeadlineExceeded) && ctx.Err() == nil {
-		if last != "" {
-			last = "; last seen: " + last
-		}
-		return fmt.Errorf("not within %s: %s%s", limit, what, last)
+		return &timeoutError{what, limit, last}
 	}
 	return err
+}
+
+// timeoutError says what did not happen in time.
+type timeoutError struct {
+	what  string
+	limit time.Duration
+	last  error
+}
+
+func (e *timeoutError) Error() string {
+	return fmt.Sprintf("not within %s: %s; last seen: %v", e.limit, e.what, e.last)
 }
 
 // startHub runs the hub and waits until its API answers.
@@ -165,21 +176,21 @@ func (f *federation) startHub(ctx context.Context) error {
 		return err
 	}
 	kubeconfig := filepath.Join(f.folder.hub(), "kubeconfig")
-	return f.await(ctx, 30*time.Second, "the hub's API answers", func(ctx context.Context) (bool, string, error) {
+	return f.await(ctx, 30*time.Second, "the hub's API answers", func(ctx context.Context) error {
 		if _, err := os.Stat(kubeconfig); err != nil {
-			return false, "no kubeconfig yet", nil
+			return err
 		}
 		if f.api == nil {
 			api, err := hubapi.Connect(hubapi.Where{Kubeconfig: kubeconfig})
 			if err != nil {
-				return false, err.Error(), nil // half written
+				return err // half written
 			}
 			f.api = api
 		}
 		if err := f.api.List(ctx, &v1alpha1.JoinTokenList{}); err != nil {
-			return false, err.Error(), nil
+			return err
 		}
-		return true, "", nil
+		return nil
 	})
 }
 
@@ -205,17 +216,20 @@ func (f *federation) join(ctx context.Context, m *member) error {
 
 // awaitConnected waits until the hub has a session with the member.
 func (f *federation) awaitConnected(ctx context.Context, m *member) error {
-	return f.await(ctx, 30*time.Second, m.name+" is connected to the hub", func(ctx context.Context) (bool, string, error) {
+	return f.await(ctx, 30*time.Second, m.name+" is connected to the hub", func(ctx context.Context) error {
 		var o v1alpha1.MemberCluster
 		err := f.api.Get(ctx, client.ObjectKey{Name: m.name}, &o)
 		if err != nil {
-			return false, err.Error(), nil // not enrolled yet
+			return err // not enrolled yet
 		}
 		c := meta.FindStatusCondition(o.Status.Conditions, v1alpha1.ConditionConnected)
 		if c == nil {
-			return false, "enrolled", nil
+			return errors.New("enrolled, and no word of a session")
 		}
-		return hubapi.Connected(&o), c.Message, nil
+		if c.Status != metav1.ConditionTrue {
+			return fmt.Errorf("%s: %s", c.Reason, c.Message)
+		}
+		return nil
 	})
 }
 
@@ -223,13 +237,16 @@ func (f *federation) awaitConnected(ctx context.Context, m *member) error {
 // status" would.
 func (f *federation) awaitFine(ctx context.Context, limit time.Duration) (*hubapi.Report, error) {
 	var r *hubapi.Report
-	err := f.await(ctx, limit, "everything is Ready", func(ctx context.Context) (bool, string, error) {
+	err := f.await(ctx, limit, "everything is Ready", func(ctx context.Context) error {
 		s, err := f.api.Snapshot(ctx)
 		if err != nil {
-			return false, err.Error(), nil // the hub may be starting
+			return err // the hub may be starting
 		}
 		r = hubapi.Judge(s, time.Now())
-		return r.Fine, spell(r, 6), nil
+		if !r.Fine {
+			return errors.New(spell(r, 6))
+		}
+		return nil
 	})
 	return r, err
 }
@@ -265,18 +282,18 @@ func (f *federation) connect(ctx context.Context, m *member, account string) (*n
 		return nc, nil
 	}
 	var nc *nats.Conn
-	err := f.await(ctx, 15*time.Second, "a client connects to "+m.name, func(context.Context) (bool, string, error) {
+	err := f.await(ctx, 15*time.Second, "a client connects to "+m.name, func(context.Context) error {
 		url, err := m.url()
 		if err != nil {
-			return false, err.Error(), nil
+			return err
 		}
 		nc, err = nats.Connect(url, nats.UserCredentials(m.creds(account)), nats.Name("sealane demo"),
 			nats.MaxReconnects(-1), nats.ReconnectWait(100*time.Millisecond), nats.ReconnectJitter(0, 0), nats.Timeout(5*time.Second),
 			nats.ErrorHandler(func(*nats.Conn, *nats.Subscription, error) {})) // the steps notice what matters
 		if err != nil {
-			return false, err.Error(), nil
+			return err
 		}
-		return true, "", nil
+		return nil
 	})
 	if err != nil {
 		return nil, err
@@ -293,4 +310,3 @@ func (m *member) disconnect() {
 	}
 	clear(m.conns)
 }
-

@@ -94,22 +94,21 @@ func (s *story) checkOrders(ctx context.Context, limit time.Duration) (caughtUp 
 		return 0, err
 	}
 	want, at := s.orders.total(""), time.Now()
-	err = s.fed.await(ctx, limit, fmt.Sprintf("%d orders are in ALL_ORDERS", want), func(ctx context.Context) (bool, string, error) {
+	err = s.fed.await(ctx, limit, fmt.Sprintf("%d orders are in ALL_ORDERS", want), func(ctx context.Context) error {
 		n, err := stored(ctx, js, "ALL_ORDERS")
 		if err != nil {
-			return false, err.Error(), nil
+			return err
 		}
-		return n >= want, fmt.Sprintf("%d", n), nil
+		if n < want {
+			return fmt.Errorf("%d", n)
+		}
+		return nil
 	})
 	caughtUp = time.Since(at)
-	if err != nil && !errors.Is(err, context.DeadlineExceeded) {
-		if ctx.Err() != nil {
-			return 0, err
-		}
-		lost := err // tell what is missing rather than only that time is up
-		got, err := readOrders(ctx, js)
-		return 0, errors.Join(lost, err, s.orders.compare(got))
+	if err != nil && !errors.As(err, new(*timeoutError)) {
+		return 0, err
 	}
+	late := err // to be told with what is missing
 	quiet := time.NewTimer(settle)
 	defer quiet.Stop()
 	select {
@@ -121,7 +120,7 @@ func (s *story) checkOrders(ctx context.Context, limit time.Duration) (caughtUp 
 	if err != nil {
 		return 0, err
 	}
-	return caughtUp, s.orders.compare(got)
+	return caughtUp, errors.Join(late, s.orders.compare(got))
 }
 
 // stored is how many messages a stream holds.

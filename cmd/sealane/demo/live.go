@@ -67,11 +67,11 @@ func (s *story) fanOut(ctx context.Context, limit time.Duration) (warm, slowest 
 		heard[m.name], conns[m.name] = t, nc
 	}
 	at := time.Now()
-	err = s.fed.await(ctx, limit, "events travel between all members", func(context.Context) (bool, string, error) {
+	err = s.fed.await(ctx, limit, "events travel between all members", func(context.Context) error {
 		var missing []string
 		for from, nc := range conns {
 			if err := nc.Publish(subject, []byte("first "+from)); err != nil {
-				return false, err.Error(), nil // reconnecting
+				return err // reconnecting
 			}
 			for to, t := range heard {
 				if len(t.times("first "+from)) == 0 {
@@ -79,8 +79,11 @@ func (s *story) fanOut(ctx context.Context, limit time.Duration) (warm, slowest 
 				}
 			}
 		}
-		slices.Sort(missing)
-		return len(missing) == 0, "none yet from " + strings.Join(missing, ", "), nil
+		if len(missing) > 0 {
+			slices.Sort(missing)
+			return errors.New("none yet from " + strings.Join(missing, ", "))
+		}
+		return nil
 	})
 	if err != nil {
 		return 0, 0, err
@@ -174,11 +177,11 @@ func (s *story) requests(ctx context.Context) (string, error) {
 	at := time.Now()
 	// The far responder must be known in berlin before the near one starts, or
 	// the second half would measure how fast news of it travels.
-	err = s.fed.await(ctx, 10*time.Second, "berlin hears of the responder in tokyo", func(ctx context.Context) (bool, string, error) {
+	err = s.fed.await(ctx, 10*time.Second, "berlin hears of the responder in tokyo", func(ctx context.Context) error {
 		if _, err := ask(ctx, conns[berlin], subject, 1); err != nil {
-			return false, err.Error(), nil
+			return err
 		}
-		return true, "", nil
+		return nil
 	})
 	if err != nil {
 		return "", err

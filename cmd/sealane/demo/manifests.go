@@ -181,6 +181,6 @@ func missingFrom(members, named []string) error {
 	if len(missing) == 0 {
 		return nil
 	}
-	return fmt.Errorf("the manifests name %s, which will not join: the members are %s. Choose others with --members NAME,NAME,...",
+	return fmt.Errorf("the manifests name %s, which will not join: the members are %s; choose others with --members NAME,NAME",
 		strings.Join(missing, ", "), strings.Join(members, ", "))
 }

@@ -64,10 +64,10 @@ func (s *story) applyOwn(ctx context.Context) (string, error) {
 	s.say("%d resources applied", len(s.right))
 	var refusedSince time.Time
 	var last *hubapi.Report
-	err := s.fed.await(ctx, ownLimit, "every object is Ready", func(ctx context.Context) (bool, string, error) {
+	err := s.fed.await(ctx, ownLimit, "every object is Ready", func(ctx context.Context) error {
 		snap, err := s.fed.api.Snapshot(ctx)
 		if err != nil {
-			return false, err.Error(), nil
+			return err
 		}
 		last = hubapi.Judge(snap, time.Now())
 		if !slices.ContainsFunc(last.Findings, func(f hubapi.Finding) bool { return f.Area == hubapi.AreaRefused }) {
@@ -75,9 +75,12 @@ func (s *story) applyOwn(ctx context.Context) (string, error) {
 		} else if refusedSince.IsZero() {
 			refusedSince = time.Now()
 		} else if time.Since(refusedSince) > refusedFor {
-			return false, "", fmt.Errorf("%w: %s", errRefused, spell(last, 12))
+			return hopeless{fmt.Errorf("%w: %s", errRefused, spell(last, 12))}
 		}
-		return last.Fine, spell(last, 12), nil
+		if !last.Fine {
+			return errors.New(spell(last, 12))
+		}
+		return nil
 	})
 	if err != nil {
 		return "", err

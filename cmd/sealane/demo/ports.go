@@ -27,7 +27,7 @@ func freePorts(n int) ([]string, error) {
 		if len(addrs) == n {
 			return addrs, nil
 		}
-		addr := net.JoinHostPort("127.0.0.1", strconv.Itoa(firstPort+rand.IntN(lastPort-firstPort)))
+		addr := net.JoinHostPort("127.0.0.1", strconv.Itoa(firstPort+rand.IntN(lastPort-firstPort))) //nolint:gosec // a port is no secret
 		l, err := net.Listen("tcp", addr)
 		if err != nil {
 			continue

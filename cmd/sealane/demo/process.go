@@ -8,7 +8,9 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strconv"
+	"strings"
 	"sync"
 	"syscall"
 	"time"
@@ -77,6 +79,7 @@ func (p *process) start() error {
 	defer log.Close()
 	cmd := exec.Command(p.path, p.args...)
 	cmd.Stdout, cmd.Stderr = log, log
+	cmd.Env = slices.DeleteFunc(os.Environ(), func(v string) bool { return strings.HasPrefix(v, "SEALANE_") }) // would stand for flags
 	cmd.SysProcAttr = childAttributes()
 	if err := p.forker.start(cmd); err != nil {
 		return fmt.Errorf("start %s: %w", p.name, err)
@@ -169,8 +172,8 @@ func (p *process) tail(lines int) string {
 func findBinary(name string) (string, error) {
 	var tried []string
 	if self, err := os.Executable(); err == nil {
-		if real, err := filepath.EvalSymlinks(self); err == nil {
-			tried = append(tried, filepath.Join(filepath.Dir(real), name))
+		if target, err := filepath.EvalSymlinks(self); err == nil {
+			tried = append(tried, filepath.Join(filepath.Dir(target), name))
 		}
 		tried = append(tried, filepath.Join(filepath.Dir(self), name))
 	}
@@ -185,4 +188,3 @@ func findBinary(name string) (string, error) {
 	}
 	return filepath.Abs(path)
 }
-

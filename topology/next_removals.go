@@ -102,12 +102,16 @@ func (o order) unusedPaths(cluster string, ids []string) []string {
 	if len(peers) == 0 {
 		return ids
 	}
-	// A link that is planned but lacks its grant is no leftover: it runs, as far as
-	// it can, until the grant is known.
+	// A link that is planned but lacks a key or grant is no leftover: it runs, as
+	// far as it can, until they are known.
 	waiting := map[string]bool{}
 	for _, l := range o.plan.Links {
-		if l.Dialer == cluster && !l.Granted {
+		switch {
+		case l.Granted:
+		case l.Dialer == cluster:
 			waiting[federationv1.LinkID(l.Acceptor)] = true
+		case l.Acceptor == cluster:
+			waiting[federationv1.LinkID(l.Dialer)] = true
 		}
 	}
 	ids = slices.DeleteFunc(ids, func(id string) bool { return waiting[id] })

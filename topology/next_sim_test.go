@@ -20,7 +20,7 @@ var allFeatures = []string{"broker", "account", "link", "stream", "outlet"}
 type sketch struct {
 	members  []string
 	placed   map[string]bool      // in the topology
-	links    map[[2]string]string // dialer, acceptor: "granted" or "waits"
+	links    map[[2]string]string // dialer, acceptor: "granted", "waits" or "keyless"
 	flows    map[[3]string]int    // origin, destination, bridge: revision
 	retarget map[string]bool      // bridges that deliver into another stream
 	revision map[string]int       // of a member's accounts
@@ -51,6 +51,10 @@ func (k sketch) plan() *Plan {
 		for _, end := range [][2]string{{dialer, acceptor}, {acceptor, dialer}} {
 			add(end[0], account(federationv1.OutAccount(end[1]), k.revision[end[0]]))
 			add(end[0], account(federationv1.InAccount(end[1]), k.revision[end[0]]))
+		}
+		if how == "keyless" {
+			p.Links = append(p.Links, Link{Topology: "t", Dialer: dialer, Acceptor: acceptor})
+			continue
 		}
 		add(acceptor, &federationv1.Part{Id: federationv1.LinkID(dialer), Spec: &federationv1.Part_Link{Link: &federationv1.LinkSpec{
 			Peer: dialer, Role: federationv1.LinkSpec_ACCEPT, PeerKey: "U" + dialer,
@@ -345,8 +349,8 @@ func (s *simulation) checkRemoval(m, id string, step Step) {
 		return
 	}
 	for _, l := range s.plan.Links {
-		if l.Dialer == m && l.Acceptor == peer {
-			s.t.Fatalf("%s: %s is removed, and only lacks its grant", m, id)
+		if pair(l.Dialer, l.Acceptor) == pair(m, peer) {
+			s.t.Fatalf("%s: %s is removed, and only lacks a key or grant", m, id)
 		}
 	}
 	for _, end := range []string{m, peer} {
@@ -486,13 +490,15 @@ func (k *sketch) draw(t *rapid.T) {
 			if !k.placed[a] || !k.placed[b] {
 				continue
 			}
-			switch rapid.IntRange(0, 4).Draw(t, "link "+a+b) {
+			switch rapid.IntRange(0, 6).Draw(t, "link "+a+b) {
 			case 0:
 				k.links[[2]string{a, b}] = "granted"
 			case 1:
 				k.links[[2]string{b, a}] = "granted"
 			case 2:
 				k.links[[2]string{b, a}] = "waits"
+			case 3:
+				k.links[[2]string{b, a}] = "keyless"
 			}
 		}
 	}

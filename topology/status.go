@@ -234,7 +234,14 @@ func (s *summary) judge(ref ObjectRef, generation int64, t tally, l linkTally, e
 	accepted, ok := s.accepted(ref)
 	st := Status{Generation: generation, Members: fmt.Sprintf("%d/%d", t.done, t.total)}
 	if !ok {
-		st.Conditions = []Condition{accepted, notAccepted(v1alpha1.ConditionProgrammed), notAccepted(v1alpha1.ConditionReady)}
+		older := int64(0)
+		if fp := s.plan.Objects[ref]; fp == nil || fp.Generation != generation {
+			st.Members = fmt.Sprintf("0/%d", t.total)
+			if fp != nil {
+				older = fp.Generation
+			}
+		}
+		st.Conditions = []Condition{accepted, notAccepted(v1alpha1.ConditionProgrammed, older), notAccepted(v1alpha1.ConditionReady, older)}
 		return st
 	}
 	waiting := s.waiting(ref)
@@ -303,6 +310,12 @@ func (s *summary) waiting(ref ObjectRef) []finding {
 	return []finding{{reason: reason, text: first(texts, "; ")}}
 }
 
-func notAccepted(typ string) Condition {
-	return Condition{Type: typ, Status: metav1.ConditionFalse, Reason: v1alpha1.ReasonNotAccepted, Message: "see condition Accepted"}
+// notAccepted is a condition of a refused object, of which an older generation
+// may be in effect.
+func notAccepted(typ string, older int64) Condition {
+	c := Condition{Type: typ, Status: metav1.ConditionFalse, Reason: v1alpha1.ReasonNotAccepted, Message: "see condition Accepted"}
+	if older > 0 {
+		c.Message += fmt.Sprintf("; generation %d stays in effect", older)
+	}
+	return c
 }

@@ -30,7 +30,7 @@ func (s *summary) member(m *v1alpha1.MemberCluster) Status {
 	}
 	if accepted.Status != metav1.ConditionTrue {
 		for _, typ := range []string{v1alpha1.ConditionProgrammed, v1alpha1.ConditionReady} {
-			c := notAccepted(typ)
+			c := notAccepted(typ, 0)
 			if accepted.Reason == v1alpha1.ReasonUnplaced {
 				c.Reason = v1alpha1.ReasonUnplaced
 			}
@@ -83,7 +83,6 @@ func (s *summary) memberAccepted(ref ObjectRef) Condition {
 		return c
 	}
 	topology, placed := s.topologies[ref.Name]
-	desired := s.plan.Members[ref.Name]
 	why, frozen := s.plan.Frozen[ref.Name]
 	switch {
 	case placed && c.Message == "":
@@ -91,8 +90,6 @@ func (s *summary) memberAccepted(ref ObjectRef) Condition {
 	case placed:
 	case frozen:
 		c.Status, c.Reason, c.Message = metav1.ConditionFalse, v1alpha1.ReasonNotAccepted, why
-	case desired != nil && len(desired.Parts) > 0:
-		// Its topology is refused as it stands; an older version is in effect.
 	default:
 		c.Status, c.Reason = metav1.ConditionFalse, v1alpha1.ReasonUnplaced
 		c.Message = "no group of a topology names it or selects its labels"

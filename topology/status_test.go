@@ -440,12 +440,12 @@ func TestSummarizeConditions(t *testing.T) {
 		{
 			name: "an older version of a refused topology in effect",
 			change: func(s *scene) {
-				delete(s.plan.Objects, topologyRef)
+				s.plan.Objects[topologyRef].Generation = 6
 				refuse(s, topologyRef, Problem{Reason: v1alpha1.ReasonUnknownGroup, Message: "no group g"})
 			},
 			want: wants{
-				topologyRef:    {accepted: "False/UnknownGroup: no group g", ready: "False/NotAccepted: see condition Accepted"},
-				memberRef("a"): {accepted: "True/Accepted", ready: "True/Ready: 2 links, 0 incoming flows"},
+				topologyRef:    {accepted: "False/UnknownGroup: no group g", ready: "False/NotAccepted: see condition Accepted; generation 6 stays in effect"},
+				memberRef("a"): {accepted: "True/Accepted: member of topology t", ready: "True/Ready: 2 links, 0 incoming flows"},
 			},
 		},
 		{

@@ -182,8 +182,7 @@ func (a *applier) ensureOutlet(ctx context.Context, h *held, p *federationv1.Par
 			"account", o.Account, "stream", o.Stream, "consumer", o.Consumer)
 	}
 	if sameFixed(have, want) && have.DeliverSubject == want.DeliverSubject {
-		_, err = js.UpdatePushConsumer(ctx, o.Stream, want)
-		return err
+		return updateOutlet(ctx, js, o, have, want)
 	}
 	// What cannot be changed is made anew: the destination knows what it has and
 	// skips it.
@@ -191,6 +190,27 @@ func (a *applier) ensureOutlet(ctx context.Context, h *held, p *federationv1.Par
 		return err
 	}
 	return create()
+}
+
+// updateOutlet changes what can be changed of an outlet's consumer. A pause is
+// not part of an update.
+func updateOutlet(ctx context.Context, js jetstream.JetStream, o *federationv1.OutletSpec, have, want jetstream.ConsumerConfig) error {
+	pause := want.PauseUntil
+	want.PauseUntil = have.PauseUntil
+	if !sameOutlet(have, want) {
+		if _, err := js.UpdatePushConsumer(ctx, o.Stream, want); err != nil {
+			return err
+		}
+	}
+	var err error
+	switch {
+	case samePause(have.PauseUntil, pause):
+	case pause == nil:
+		_, err = js.ResumeConsumer(ctx, o.Stream, o.Consumer)
+	default:
+		_, err = js.PauseConsumer(ctx, o.Stream, o.Consumer, *pause)
+	}
+	return err
 }
 
 // own notes that an object is this agent's, if the journal does not say so yet.

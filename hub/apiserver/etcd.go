@@ -9,8 +9,11 @@ import (
 	"os"
 	"path/filepath"
 	"sync/atomic"
+	"time"
 
+	"go.etcd.io/bbolt"
 	"go.etcd.io/etcd/server/v3/embed"
+	"go.etcd.io/etcd/server/v3/storage/datadir"
 	"go.uber.org/zap"
 )
 
@@ -60,7 +63,7 @@ func startStore(ctx context.Context, dir string, log *slog.Logger) (_ *store, er
 		return nil, err
 	}
 	s.endpoint = cfg.ListenClientUrls[0].String()
-	if s.etcd, err = embed.StartEtcd(cfg); err != nil {
+	if s.etcd, err = openStore(cfg); err != nil {
 		return nil, fmt.Errorf("start the store: %w", err)
 	}
 	select {
@@ -73,6 +76,31 @@ func startStore(ctx context.Context, dir string, log *slog.Logger) (_ *store, er
 	case <-ctx.Done():
 		return nil, fmt.Errorf("start the store: %w", context.Cause(ctx))
 	}
+}
+
+// openStore turns etcd's way of saying that it cannot make sense of its files, to
+// panic, into an error.
+func openStore(cfg *embed.Config) (_ *embed.Etcd, err error) {
+	defer func() {
+		if r := recover(); r != nil {
+			err = fmt.Errorf("%v", r)
+		}
+		if err != nil {
+			err = fmt.Errorf("the files in %s cannot be used (if they are damaged: restore the data folder from a copy, or move that folder away to begin anew): %w", cfg.Dir, err)
+		}
+	}()
+	// This file etcd opens in a goroutine, where nobody can catch it.
+	db := datadir.ToBackendFileName(cfg.Dir)
+	if _, err := os.Stat(db); err == nil {
+		b, err := bbolt.Open(db, 0o600, &bbolt.Options{ReadOnly: true, Timeout: time.Second})
+		if err != nil {
+			return nil, fmt.Errorf("%s: %w", db, err)
+		}
+		if err := b.Close(); err != nil {
+			return nil, err
+		}
+	}
+	return embed.StartEtcd(cfg)
 }
 
 func (s *store) socketPath(dir string) (string, error) {

@@ -67,9 +67,10 @@ func (h klogHandler) WithGroup(name string) slog.Handler {
 // newZap returns a zap logger, which is what etcd takes, that writes to log.
 // Only while loud is set does more than debugging come through: starting, etcd
 // warns of a configuration that is meant, and stopping, of every listener that
-// closes; real failures of the two are returned as errors.
+// closes; real failures of the two are returned as errors. Where etcd would end
+// the process it panics instead, so that there is an error to return.
 func newZap(log *slog.Logger, loud *atomic.Bool) *zap.Logger {
-	return zap.New(zapCore{log.Handler(), loud})
+	return zap.New(zapCore{log.Handler(), loud}, zap.WithFatalHook(zapcore.WriteThenPanic))
 }
 
 type zapCore struct {
@@ -79,6 +80,8 @@ type zapCore struct {
 
 func (c zapCore) level(l zapcore.Level) slog.Level {
 	switch {
+	case l >= zapcore.DPanicLevel:
+		return slog.LevelError
 	case l < zapcore.InfoLevel:
 		// A line for every request.
 		return slog.LevelDebug - 4

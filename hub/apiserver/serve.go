@@ -18,9 +18,9 @@ import (
 	"k8s.io/apiserver/pkg/endpoints/openapi"
 	genericapiserver "k8s.io/apiserver/pkg/server"
 	"k8s.io/apiserver/pkg/server/dynamiccertificates"
+	"k8s.io/apiserver/pkg/server/healthz"
 	genericoptions "k8s.io/apiserver/pkg/server/options"
 	"k8s.io/apiserver/pkg/storage/storagebackend"
-	"k8s.io/apiserver/pkg/util/compatibility"
 	openapifeatures "k8s.io/apiserver/pkg/util/openapi"
 	"k8s.io/apiserver/pkg/util/webhook"
 	"k8s.io/client-go/kubernetes/scheme"
@@ -49,11 +49,14 @@ type apiServer struct {
 // take namespaces, quotas and webhooks.
 func newAPIServer(store *store, addr *address, certs *certificates, loopback *rest.Config) (*apiServer, error) {
 	cfg := genericapiserver.NewRecommendedConfig(apiserver.Codecs)
-	cfg.EffectiveVersion = compatibility.DefaultBuildEffectiveVersion()
+	cfg.EffectiveVersion = newKubeVersion()
 	cfg.ExternalAddress = addr.Addr().String()
 	cfg.LoopbackClientConfig = loopback
 	cfg.EnableProfiling = false
 	cfg.EnableIndex = false
+	// Not the default check of the log, whose goroutine nothing ever ends.
+	ping := []healthz.HealthChecker{healthz.PingHealthz}
+	cfg.HealthzChecks, cfg.LivezChecks, cfg.ReadyzChecks = ping, ping, ping
 	cfg.ShutdownWatchTerminationGracePeriod = drain
 	cfg.DisabledPostStartHooks.Insert("start-apiextensions-informers")
 	if err := secure(&cfg.Config, addr, certs); err != nil {

@@ -49,8 +49,8 @@ type Server struct {
 // Start runs a server until ctx ends, or Close. It returns when the API answers,
 // CustomResourceDefinitions from an earlier run included.
 //
-// Stopping takes down all goroutines but a few that the Kubernetes libraries
-// start once a process or never end (see the package's tests).
+// Stopping ends every goroutine but timers of the library's watch cache, which
+// run out within three seconds.
 func Start(ctx context.Context, o Options) (_ *Server, err error) {
 	log := o.Log
 	if log == nil {

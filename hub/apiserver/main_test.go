@@ -1,0 +1,50 @@
+package apiserver_test
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"os"
+	"testing"
+
+	"go.uber.org/goleak"
+
+	"github.com/sealane/sealane/hub/apiserver"
+	"github.com/sealane/sealane/hub/apiserver/apiservertest"
+)
+
+// childDir, when set, makes the test binary a hub's API server on that folder
+// instead, so that a test can kill it.
+const childDir = "SEALANE_TEST_APISERVER_DIR"
+
+func TestMain(m *testing.M) {
+	if dir := os.Getenv(childDir); dir != "" {
+		if err := child(dir); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+		os.Exit(0)
+	}
+	goleak.VerifyTestMain(tests{m},
+		// A timer of three seconds, which is left to run out when the wait is over.
+		goleak.IgnoreTopFunction("k8s.io/apiserver/pkg/storage/cacher.(*watchCache).waitUntilFreshLocked.func2"))
+}
+
+// tests stops the shared server before the leaks are counted.
+type tests struct{ m *testing.M }
+
+func (t tests) Run() int { return apiservertest.Main(t.m) }
+
+func child(dir string) error {
+	s, err := apiserver.Start(context.Background(), apiserver.Options{DataDir: dir, Listen: "127.0.0.1:0"})
+	if err != nil {
+		return err
+	}
+	if err := apiserver.InstallCRDs(context.Background(), s.RESTConfig()); err != nil {
+		return err
+	}
+	fmt.Println("ready")
+	return s.Wait()
+}
+
+func quiet() *slog.Logger { return slog.New(slog.DiscardHandler) }

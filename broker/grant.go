@@ -16,8 +16,9 @@ import (
 var linkTypes = []string{jwt.ConnectionTypeLeafnode, jwt.ConnectionTypeLeafnodeWS}
 
 // LinkDenied are the server's own interfaces, which it offers in every account.
-// Both sides of a link deny them to the other. That changes nothing for what is
-// tagged, and all that a link carries is.
+// The acceptor denies them in the grant, the dialer in its remotes: what only one
+// side denies, the other would ask for and be cut off. That changes nothing for
+// what is tagged, and all that a link carries is.
 func LinkDenied() []string { return []string{"$SYS.>", "$JS.>"} }
 
 // IssueGrant permits peer, by its public user key, to open the two connections
@@ -76,6 +77,8 @@ func VerifyGrant(g *federationv1.Grant, ownKey string) error {
 			return fmt.Errorf("%w: its %s token needs no key", ErrBadGrant, t.side)
 		case !sameTypes(c.AllowedConnectionTypes):
 			return fmt.Errorf("%w: its %s token is for other connections than links", ErrBadGrant, t.side)
+		case !deniesServer(c):
+			return fmt.Errorf("%w: its %s token does not deny the server's own interfaces", ErrBadGrant, t.side)
 		}
 		issuers = append(issuers, c.Issuer)
 	}
@@ -83,6 +86,15 @@ func VerifyGrant(g *federationv1.Grant, ownKey string) error {
 		return fmt.Errorf("%w: both tokens are of one account", ErrBadGrant)
 	}
 	return nil
+}
+
+func deniesServer(c *jwt.UserClaims) bool {
+	for _, s := range LinkDenied() {
+		if !c.Pub.Deny.Contains(s) || !c.Sub.Deny.Contains(s) {
+			return false
+		}
+	}
+	return true
 }
 
 func sameTypes(types jwt.StringList) bool {

@@ -9,6 +9,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"sync"
 
 	"github.com/nats-io/nkeys"
 )
@@ -38,12 +39,14 @@ type KeyPair struct {
 
 // Keyring holds every data-plane key of one member, all derived from one secret
 // seed that never leaves it: the same seed and name always give the same key.
-// It is immutable and safe for concurrent use.
+// It does not change and is safe for concurrent use.
 type Keyring struct {
 	seed     []byte
 	operator KeyPair
 	spares   []KeyPair
 	link     KeyPair
+	// accounts keeps what was derived: an account's key is asked for often.
+	accounts sync.Map
 }
 
 // NewKeyring returns the keyring of a seed of SeedSize bytes.
@@ -149,7 +152,12 @@ func (k *Keyring) LinkUser() KeyPair { return k.link }
 
 // Account is the key of the account of that name.
 func (k *Keyring) Account(name string) KeyPair {
-	return k.derive(nkeys.PrefixByteAccount, "account/"+name)
+	if p, ok := k.accounts.Load(name); ok {
+		return p.(KeyPair)
+	}
+	p := k.derive(nkeys.PrefixByteAccount, "account/"+name)
+	k.accounts.Store(name, p)
+	return p
 }
 
 // AgentUser is the key of the agent itself in an account.

@@ -1,11 +1,13 @@
 package broker
 
 import (
+	"crypto/sha256"
 	"crypto/sha512"
 	"encoding/base32"
 	"encoding/base64"
 	"encoding/json"
 	"fmt"
+	"slices"
 	"sort"
 	"time"
 
@@ -54,29 +56,19 @@ func Sign(c jwt.Claims, signer KeyPair, issuedAt time.Time) (string, error) {
 	return token + "." + enc.EncodeToString(sig), nil
 }
 
-// SignAccount signs the claims of an account such that a resolver which holds
-// previous ("": nothing) takes them for newer whatever the clock says: the issue
-// time of an account strictly increases. If the content is that of previous,
-// previous itself is returned, with changed false. The claims are not modified.
-func SignAccount(c *jwt.AccountClaims, signer KeyPair, previous string, now time.Time) (token string, changed bool, err error) {
+// ContentHash is the hash of what an account's claims say, whoever signed them
+// and when. The claims are not modified.
+func ContentHash(c *jwt.AccountClaims) ([sha256.Size]byte, error) {
 	cp := *c
-	cp.Imports = append(jwt.Imports(nil), c.Imports...)
-	cp.Exports = append(jwt.Exports(nil), c.Exports...)
-	if p, perr := jwt.DecodeAccountClaims(previous); perr == nil {
-		was := time.Unix(p.IssuedAt, 0)
-		same, err := Sign(&cp, signer, was)
-		if err != nil {
-			return "", false, err
-		}
-		if same == previous {
-			return previous, false, nil
-		}
-		if !now.Truncate(time.Second).After(was) {
-			now = was.Add(time.Second)
-		}
+	cp.Issuer, cp.IssuedAt, cp.ID = "", 0, ""
+	cp.Type, cp.Version = jwt.AccountClaim, jwtVersion
+	cp.Imports, cp.Exports = slices.Clone(c.Imports), slices.Clone(c.Exports)
+	sortAccount(&cp)
+	body, err := json.Marshal(&cp)
+	if err != nil {
+		return [sha256.Size]byte{}, err
 	}
-	token, err = Sign(&cp, signer, now)
-	return token, err == nil, err
+	return sha256.Sum256(body), nil
 }
 
 func sortAccount(a *jwt.AccountClaims) {

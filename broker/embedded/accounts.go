@@ -2,6 +2,7 @@ package embedded
 
 import (
 	"context"
+	"crypto/sha256"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -9,6 +10,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"slices"
 	"sort"
 	"strings"
 	"sync"
@@ -45,8 +47,11 @@ type book struct {
 	resolver *server.DirAccResolver
 	// wanted accounts by name; nil: nobody has said yet.
 	wanted map[string]*jwt.AccountClaims
-	// tokens by public key: the files in dir.
-	tokens map[string]string
+	// tokens by public key: the files in dir; contents are their content hashes.
+	// exports are the hashes of their exports alone.
+	tokens   map[string]string
+	contents map[string][sha256.Size]byte
+	exports  map[string][sha256.Size]byte
 	// issued is the latest issue time of each account, also of removed ones: the
 	// server goes on knowing those.
 	issued map[string]time.Time
@@ -62,7 +67,8 @@ type book struct {
 // operator are of no use to the server and are removed.
 func openBook(dir string, k *broker.Keyring, log *slog.Logger) (*book, error) {
 	b := &book{
-		dir: dir, keyring: k, log: log, tokens: map[string]string{}, issued: map[string]time.Time{},
+		dir: dir, keyring: k, log: log, tokens: map[string]string{}, contents: map[string][sha256.Size]byte{},
+		exports: map[string][sha256.Size]byte{}, issued: map[string]time.Time{},
 		doubtful: map[string]bool{}, names: map[string]string{},
 	}
 	files, err := os.ReadDir(dir)
@@ -90,57 +96,93 @@ func openBook(dir string, k *broker.Keyring, log *slog.Logger) (*book, error) {
 			}
 			continue
 		}
-		b.note(c.Name, key, string(token), time.Unix(c.IssuedAt, 0))
+		t := signed{key: key, token: string(token), issued: time.Unix(c.IssuedAt, 0)}
+		if t.content, t.exports, err = hashes(c); err != nil {
+			return nil, err
+		}
+		b.note(c.Name, t)
 	}
 	return b, nil
 }
 
-func (b *book) note(name, key, token string, issued time.Time) {
-	b.tokens[key], b.issued[key] = token, issued
-	b.mu.Lock()
-	b.names[key] = name
-	b.mu.Unlock()
+// signed is the token of an account.
+type signed struct {
+	key, token string
+	content    [sha256.Size]byte
+	exports    [sha256.Size]byte
+	issued     time.Time
 }
 
-// nameOf is the name of an account given by its public key.
-func (b *book) nameOf(key string) string {
+// note says that the folder has t.
+func (b *book) note(name string, t signed) {
+	b.tokens[t.key], b.issued[t.key] = t.token, t.issued
+	b.contents[t.key], b.exports[t.key] = t.content, t.exports
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.names[t.key] = name
+}
+
+// nameOf is the name of an account given by its public key; ok is false if there
+// is no such account.
+func (b *book) nameOf(key string) (name string, ok bool) {
 	b.mu.RLock()
 	defer b.mu.RUnlock()
-	return b.names[key]
+	name, ok = b.names[key]
+	return name, ok
 }
 
-// sign makes the token of an account, newer than any that there was. The token
-// in the folder is kept if it says the same, unless fresh.
-func (b *book) sign(name string, claims *jwt.AccountClaims, fresh bool) (key, token string, changed bool, err error) {
+// label names an account in messages, also one that does not exist.
+func (b *book) label(key string) string {
+	if name, ok := b.nameOf(key); ok {
+		return name
+	}
+	return key
+}
+
+// forget drops an account whose file is gone.
+func (b *book) forget(key string) {
+	delete(b.tokens, key)
+	delete(b.contents, key)
+	delete(b.exports, key)
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	delete(b.names, key)
+}
+
+// sign makes the token of an account, newer than any that there was: the issue
+// time of an account strictly increases, whatever the clock says. If the folder
+// has a token that says the same, there is nothing to sign, unless fresh.
+func (b *book) sign(name string, claims *jwt.AccountClaims, fresh bool) (t signed, changed bool, err error) {
 	c := *claims
-	key = b.keyring.Account(name).Public
-	c.Name, c.Subject = name, key
-	now := time.Now()
-	if last, ok := b.issued[key]; ok && now.Unix() <= last.Unix() {
-		now = last.Add(time.Second)
+	c.Imports, c.Exports = slices.Clone(claims.Imports), slices.Clone(claims.Exports)
+	t.key = b.keyring.Account(name).Public
+	c.Name, c.Subject = name, t.key
+	if t.content, t.exports, err = hashes(&c); err != nil {
+		return t, false, err
 	}
-	previous := b.tokens[key]
-	if fresh {
-		previous = ""
+	if b.tokens[t.key] != "" && b.contents[t.key] == t.content && !fresh {
+		return t, false, nil
 	}
-	token, changed, err = broker.SignAccount(&c, b.keyring.Operator(), previous, now)
-	if err != nil {
-		return "", "", false, err
+	t.issued = time.Now().Truncate(time.Second)
+	if last := b.issued[t.key]; !t.issued.After(last) {
+		t.issued = last.Add(time.Second)
 	}
-	if len(token) > jwt.MaxTokenSize {
-		return "", "", false, fmt.Errorf("the account has too many imports: its claims have %d bytes, of %d allowed", len(token), jwt.MaxTokenSize)
+	if t.token, err = broker.Sign(&c, b.keyring.Operator(), t.issued); err != nil {
+		return t, false, err
 	}
-	if changed {
-		d, err := jwt.DecodeAccountClaims(token)
-		if err != nil {
-			return "", "", false, err
-		}
-		b.mu.Lock()
-		b.names[key] = name
-		b.mu.Unlock()
-		b.issued[key] = time.Unix(d.IssuedAt, 0)
+	if len(t.token) > jwt.MaxTokenSize {
+		return t, false, fmt.Errorf("the account has too many imports: its claims have %d bytes, of %d allowed", len(t.token), jwt.MaxTokenSize)
 	}
-	return key, token, changed, nil
+	b.issued[t.key] = t.issued
+	return t, true, nil
+}
+
+func hashes(c *jwt.AccountClaims) (content, exports [sha256.Size]byte, err error) {
+	if content, err = broker.ContentHash(c); err != nil {
+		return content, exports, err
+	}
+	exports, err = broker.ContentHash(&jwt.AccountClaims{Account: jwt.Account{Exports: c.Exports}})
+	return content, exports, err
 }
 
 func (b *book) systemClaims() *jwt.AccountClaims {
@@ -174,21 +216,21 @@ func (b *book) settle() error {
 			if err := os.Remove(b.path(key)); err != nil && !errors.Is(err, fs.ErrNotExist) {
 				return err
 			}
-			delete(b.tokens, key)
+			b.forget(key)
 		}
 	}
 	return nil
 }
 
 func (b *book) settleOne(name string, claims *jwt.AccountClaims) error {
-	key, token, changed, err := b.sign(name, claims, false)
+	t, changed, err := b.sign(name, claims, false)
 	if err != nil || !changed {
 		return err
 	}
-	if err := writeFile(b.path(key), []byte(token)); err != nil {
+	if err := writeFile(b.path(t.key), []byte(t.token)); err != nil {
 		return err
 	}
-	b.tokens[key] = token
+	b.note(name, t)
 	return nil
 }
 
@@ -199,7 +241,7 @@ func (b *book) path(key string) string { return filepath.Join(b.dir, key+jwtSuff
 func (b *book) load(ctx context.Context, srv *server.Server) map[string]error {
 	for key := range b.tokens {
 		if _, err := srv.LookupAccount(key); err != nil {
-			b.log.Debug("account does not load", "account", b.nameOf(key), "error", err)
+			b.log.Debug("account does not load", "account", b.label(key), "error", err)
 		}
 	}
 	errs := map[string]error{}
@@ -255,29 +297,30 @@ func (b *book) apply(ctx context.Context, srv *server.Server, errs map[string]er
 			}
 		}
 	}
-	changed := map[string]bool{}
+	suspect := map[string]bool{}
+	offers := map[string]bool{}
 	for _, name := range names {
 		if errs[name] != nil {
 			continue
 		}
+		key := b.keyring.Account(name).Public
+		before := b.exports[key]
 		pushed, err := b.push(srv, name, b.wanted[name], false)
 		if err != nil {
 			errs[name] = err
 			continue
 		}
-		if pushed {
-			changed[b.keyring.Account(name).Public] = true
-		}
+		suspect[name] = pushed || b.doubtful[name]
+		offers[key] = pushed && before != b.exports[key]
 	}
 	b.removeUnwanted(ctx, srv, errs)
-	// What a change of one account does to another is seen in its importers.
+	// Other exports may invalidate the imports of others.
 	var doubt []string
 	for _, name := range names {
-		suspect := changed[b.keyring.Account(name).Public] || b.doubtful[name]
 		for _, i := range b.wanted[name].Imports {
-			suspect = suspect || changed[i.Account]
+			suspect[name] = suspect[name] || offers[i.Account]
 		}
-		if suspect && errs[name] == nil {
+		if suspect[name] && errs[name] == nil {
 			doubt = append(doubt, name)
 		}
 	}
@@ -287,16 +330,16 @@ func (b *book) apply(ctx context.Context, srv *server.Server, errs map[string]er
 // push stores an account's claims in the server if they changed, or anyway if
 // fresh.
 func (b *book) push(srv *server.Server, name string, claims *jwt.AccountClaims, fresh bool) (bool, error) {
-	key, token, changed, err := b.sign(name, claims, fresh)
+	t, changed, err := b.sign(name, claims, fresh)
 	if err != nil || !changed {
 		return false, err
 	}
-	if err := b.resolver.Store(key, token); err != nil {
+	if err := b.resolver.Store(t.key, t.token); err != nil {
 		return false, err
 	}
-	b.tokens[key] = token
+	b.note(name, t)
 	// The server learns of an account that it does not know only when asked.
-	if _, err := srv.LookupAccount(key); err != nil {
+	if _, err := srv.LookupAccount(t.key); err != nil {
 		return true, err
 	}
 	return true, nil
@@ -362,7 +405,7 @@ func (b *book) inEffect(srv *server.Server, name string) error {
 	var missing []string
 	for _, i := range want.Imports {
 		if i.Type == jwt.Stream && !have[i.Account+" "+string(i.Subject)] {
-			missing = append(missing, fmt.Sprintf("%q from %q", i.Subject, b.nameOf(i.Account)))
+			missing = append(missing, fmt.Sprintf("%q from %q", i.Subject, b.label(i.Account)))
 		}
 	}
 	switch {
@@ -374,7 +417,7 @@ func (b *book) inEffect(srv *server.Server, name string) error {
 	}
 	for _, i := range info.Imports {
 		if i.Invalid {
-			return fmt.Errorf("the import of %q from %q is without effect", i.Subject, b.nameOf(i.Account))
+			return fmt.Errorf("the import of %q from %q is without effect", i.Subject, b.label(i.Account))
 		}
 	}
 	return nil
@@ -392,7 +435,7 @@ func (b *book) removeUnwanted(ctx context.Context, srv *server.Server, errs map[
 		if keep[key] {
 			continue
 		}
-		name := b.nameOf(key)
+		name := b.label(key)
 		tombstone := jwt.NewAccountClaims(key)
 		tombstone.Revocations = jwt.RevocationList{jwt.All: time.Now().Unix()}
 		if _, err := b.push(srv, name, tombstone, true); err != nil {
@@ -407,12 +450,12 @@ func (b *book) removeUnwanted(ctx context.Context, srv *server.Server, errs map[
 	sort.Strings(gone)
 	if err := b.delete(ctx, srv, gone); err != nil {
 		for _, key := range gone {
-			errs[b.nameOf(key)] = fmt.Errorf("remove: %w", err)
+			errs[b.label(key)] = fmt.Errorf("remove: %w", err)
 		}
 		return
 	}
 	for _, key := range gone {
-		delete(b.tokens, key)
+		b.forget(key)
 	}
 }
 

@@ -301,7 +301,7 @@ func (m *member) app(account string, opts ...nats.Option) *nats.Conn {
 	}
 	all := append([]nats.Option{
 		nats.UserCredentialBytes(creds), nats.MaxReconnects(-1), nats.ReconnectWait(20 * time.Millisecond),
-		nats.ReconnectJitter(0, 0), nats.CustomInboxPrefix("_INBOX." + m.name),
+		nats.ReconnectJitter(0, 0), nats.ErrorHandler(func(*nats.Conn, *nats.Subscription, error) {}), nats.CustomInboxPrefix("_INBOX." + m.name),
 	}, opts...)
 	nc, err := nats.Connect(m.rt.ClientURL(), all...)
 	if err != nil {

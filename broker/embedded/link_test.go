@@ -2,7 +2,6 @@ package embedded
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -14,6 +13,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/nats-io/jwt/v2"
 	"github.com/nats-io/nats.go"
 
 	federationv1 "github.com/sealane/sealane/api/federation/v1"
@@ -156,28 +156,38 @@ func TestProbe(t *testing.T) {
 	}
 }
 
-// A peer's server answers for its own interfaces neither to the accepting nor to
-// the dialling side of a link, even to whoever has the link's account.
+// A dialer's server does not answer for its own interfaces to the acceptor.
 func TestServerInterfacesStayHome(t *testing.T) {
 	a, b := pair(t)
-	for _, m := range []*member{a, b} {
-		for _, account := range []string{"tx_", "rx_"} {
-			peer := map[*member]string{a: "b", b: "a"}[m]
-			nc := m.agent(account + peer)
-			for _, subject := range []string{"$SYS.REQ.ACCOUNT.PING.CONNZ", "$SYS.REQ.USER.INFO", "$JS." + peer + ".API.INFO"} {
-				answers, err := ask(t, nc, subject, 150*time.Millisecond)
-				if err != nil && !errors.Is(err, nats.ErrNoResponders) {
-					t.Fatal(err)
-				}
-				for _, text := range answers {
-					var from struct {
-						Server struct{ Name string }
-					}
-					_ = json.Unmarshal([]byte(text), &from)
-					if from.Server.Name != m.name {
-						t.Errorf("%s%s at %s: %s is answered by %q: %s", account, peer, m.name, subject, from.Server.Name, text)
-					}
-				}
+	// An acceptor of bad will denies itself nothing.
+	for i, r := range b.config.Remotes {
+		if r.Out {
+			continue
+		}
+		token, err := broker.Sign(jwt.NewUserClaims(b.keyring.LinkUser().Public), a.keyring.Account("tx_b"), time.Now())
+		if err != nil {
+			t.Fatal(err)
+		}
+		b.config.Remotes[i].JWT = token
+	}
+	before := leafIDs(t, a)
+	b.configure()
+	eventually(t, "the link uses the new token", func() error {
+		after := leafIDs(t, a)
+		if len(after) != 2 || after["tx_b"] == before["tx_b"] {
+			return fmt.Errorf("%v", after)
+		}
+		return nil
+	})
+	nc := a.agent("tx_b")
+	for _, subject := range []string{"$SYS.REQ.ACCOUNT.PING.CONNZ", "$SYS.REQ.USER.INFO", "$JS.b.API.INFO"} {
+		answers, err := ask(t, nc, subject, 150*time.Millisecond)
+		if err != nil && !errors.Is(err, nats.ErrNoResponders) {
+			t.Fatal(err)
+		}
+		for _, text := range answers {
+			if !strings.Contains(text, `"name":"a"`) {
+				t.Errorf("%s is answered from outside: %s", subject, text)
 			}
 		}
 	}
@@ -414,6 +424,65 @@ func TestRemoveLink(t *testing.T) {
 	a.waitLinks(2)
 	both(a, b, func(p path) { p.forward("app", "orders.>") })
 	exactlyOnce(t, "again", a.app("app"), "orders.1", map[string]*inbox{"b": listen(t, b.app("app"), "orders.>")})
+}
+
+// Whichever side's broker stops, cleanly or not, or restarts for a change of its
+// limits: the link comes back by itself, with nothing lost of what is durable.
+func TestLinkSurvivesRestarts(t *testing.T) {
+	a, b := pair(t)
+	br := &bridge{way: path{a, b}, stream: "ORDERS", subject: "orders.>", hash: "0a0b0c0d"}
+	br.plan()
+	both(a, b, func(p path) { p.forward("app", "events.>") })
+	br.create(t)
+	br.publish(t, 0, 100)
+	n := 100
+	for i, m := range []*member{a, b, a, b} {
+		if i < 2 {
+			done, cancel := context.WithCancel(context.Background())
+			cancel() // no time for farewells
+			if err := m.rt.Shutdown(done); err != nil {
+				t.Fatal(err)
+			}
+			m.newRuntime()
+			m.start()
+		} else {
+			m.config.Spec = &federationv1.BrokerSpec{MaxStorage: m.config.Spec.MaxStorage / 2, MaxMemory: 8 << 20}
+			if !m.configure() {
+				t.Error("no restart")
+			}
+		}
+		br.publish(t, n, n+100)
+		n += 100
+		a.waitLinks(2)
+		b.waitLinks(2)
+		start := time.Now()
+		br.verify(t, n)
+		label := fmt.Sprintf("restart %d of %s", i, m.name)
+		t.Logf("%s: bridge caught up %v after the links", label, time.Since(start).Round(time.Millisecond))
+		exactlyOnce(t, label, a.app("app"), "events.1", map[string]*inbox{"b": listen(t, b.app("app"), "events.>")})
+		exactlyOnce(t, label+" back", b.app("app"), "events.1", map[string]*inbox{"a": listen(t, a.app("app"), "events.>")})
+	}
+}
+
+// A remote may come before the account that it is for.
+func TestRemoteBeforeAccount(t *testing.T) {
+	ms := startAll(t, "a", "b")
+	a, b := ms["a"], ms["b"]
+	grant, err := broker.IssueGrant(a.keyring, "b", b.keyring.LinkUser().Public, time.Now())
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, out := range []bool{true, false} {
+		b.config.Remotes = append(b.config.Remotes, broker.Remote{
+			Peer: "a", Out: out, Endpoints: []string{a.linkAddr()}, JWT: map[bool]string{true: grant.Out, false: grant.In}[out],
+		})
+	}
+	b.configure()
+	addLinkPart(b, &federationv1.LinkSpec{Peer: "a", Role: federationv1.LinkSpec_DIAL})
+	b.setAccounts()
+	addLinkPart(a, &federationv1.LinkSpec{Peer: "b", Role: federationv1.LinkSpec_ACCEPT})
+	a.setAccounts()
+	a.waitLinks(2)
 }
 
 // Links also go over websockets, with the same certificates.

@@ -71,6 +71,9 @@ var _ broker.Runtime = (*Runtime)(nil)
 // while it restarts.
 var ErrNotRunning = errors.New("the broker is not running")
 
+// ErrNoAccount says that an account does not exist.
+var ErrNoAccount = errors.New("there is no such account")
+
 // New returns a Runtime that does nothing yet.
 func New(o Options) (*Runtime, error) {
 	if o.DataDir == "" || o.Keyring == nil {
@@ -446,6 +449,14 @@ func (r *Runtime) InProcessConn() (net.Conn, error) {
 // Connect implements broker.Runtime. The connection does not use the network,
 // and connects again after the server restarted.
 func (r *Runtime) Connect(account string, opts ...nats.Option) (*nats.Conn, error) {
+	if r.server() == nil {
+		return nil, fmt.Errorf("connect to account %q: %w", account, ErrNotRunning)
+	}
+	// The server would say so too, but over a pipe only after 10 s: it does not read
+	// on while it refuses, nor does the client before it has written.
+	if _, ok := r.book.nameOf(r.opts.Keyring.Account(account).Public); !ok {
+		return nil, fmt.Errorf("connect to account %q: %w", account, ErrNoAccount)
+	}
 	token, err := broker.AgentJWT(r.opts.Keyring, account)
 	if err != nil {
 		return nil, err
@@ -459,6 +470,9 @@ func (r *Runtime) Connect(account string, opts ...nats.Option) (*nats.Conn, erro
 		nats.ReconnectWait(50 * time.Millisecond),
 		nats.ReconnectJitter(20*time.Millisecond, 20*time.Millisecond),
 		nats.IgnoreAuthErrorAbort(),
+		nats.ErrorHandler(func(_ *nats.Conn, _ *nats.Subscription, err error) {
+			r.log.Debug("agent's connection", "account", account, "error", err)
+		}),
 	}, opts...)
 	nc, err := nats.Connect("", all...)
 	if err != nil {
@@ -479,7 +493,9 @@ func (r *Runtime) LeafConns() ([]broker.LeafConn, error) {
 	}
 	var conns []broker.LeafConn
 	for _, l := range z.Leafs {
-		conns = append(conns, broker.LeafConn{Account: r.book.nameOf(l.Account), ID: l.ID})
+		if name, ok := r.book.nameOf(l.Account); ok {
+			conns = append(conns, broker.LeafConn{Account: name, ID: l.ID})
+		}
 	}
 	return conns, nil
 }

@@ -69,7 +69,7 @@ func TestGetFromAHub(t *testing.T) {
 		{"get members tokyo -o name", 0, []string{"membercluster/tokyo\n"}},
 		{"get members oslo", 1, []string{`no membercluster "oslo"; there are: berlin, tokyo`}},
 		{"get links -o json", 0, []string{`"dialer": "tokyo"`, `"rttMicros": 231400`}},
-		{"get links berlin -o name", 0, []string{"link/tokyo->berlin\n"}},
+		{"get links berlin -o name", 0, []string{"link/berlin<->tokyo\n"}},
 		{"get links oslo", 1, []string{`no member "oslo"; there are: berlin, tokyo`}},
 		{"get bridges -n press", 0, []string{"There is no bridge in namespace press."}},
 		{"get bridges -A -o yaml", 0, []string{"kind: List", "kind: Bridge", "lag: 3"}},

@@ -32,7 +32,7 @@ var Areas = []Area{AreaRefused, AreaMembers, AreaLinks, AreaBridges, AreaStreams
 // Finding is one thing worth telling.
 type Finding struct {
 	Area Area `json:"area"`
-	// Object is a resource ("bridge default/orders") or a link ("tokyo->berlin").
+	// Object is a resource ("bridge default/orders") or a link ("berlin<->tokyo").
 	Object  string `json:"object"`
 	Reason  string `json:"reason"`
 	Message string `json:"message,omitempty"`

@@ -73,8 +73,10 @@ type Link struct {
 	Message   string `json:"message,omitempty"`
 }
 
-// Name of the link, as the other resources' messages spell it.
-func (l *Link) Name() string { return l.Dialer + "->" + l.Acceptor }
+// Name of the link, whoever dials, as conditions spell it.
+func (l *Link) Name() string {
+	return min(l.Dialer, l.Acceptor) + "<->" + max(l.Dialer, l.Acceptor)
+}
 
 type linkEnd struct {
 	member    string

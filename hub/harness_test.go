@@ -8,9 +8,7 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"encoding/hex"
-	"fmt"
 	"log/slog"
-	"net"
 	"runtime"
 	"slices"
 	"strings"
@@ -121,6 +119,8 @@ func eventually(t *testing.T, what string, ok func() bool) {
 func unique(prefix string) string {
 	return prefix + "-" + strings.ToLower(rand.Text()[:8])
 }
+
+func keyOf(name string) client.ObjectKey { return client.ObjectKey{Name: name} }
 
 // newToken creates a JoinToken; change may edit it first. It returns its text.
 func (h *testHub) newToken(t *testing.T, change func(*v1alpha1.JoinToken)) federationv1.JoinToken {
@@ -404,16 +404,3 @@ func hashOf(s string) string {
 	sum := sha256.Sum256([]byte(s))
 	return hex.EncodeToString(sum[:16])
 }
-
-// listenOnce accepts one connection on a port of its own and hands it over.
-func mustListen(t *testing.T) net.Listener {
-	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { l.Close() })
-	return l
-}
-
-var _ = fmt.Sprint

@@ -68,9 +68,9 @@ func (f *Fleet) open(id identity, h *federationv1.Hello) (*session, *federationv
 			"the agent has seen epoch %d, this hub is of epoch %d: its data was restored from a backup; to let it rule, write a number above %d into the file \"epoch\" of its data folder and restart it",
 			h.Epoch, f.epoch, h.Epoch)
 	}
-	s := &session{identity: id, last: f.now(), wake: make(chan struct{}, 1), ended: make(chan struct{})}
 	f.mu.Lock()
 	defer f.mu.Unlock()
+	s := &session{identity: id, last: f.now(), wake: make(chan struct{}, 1), ended: make(chan struct{})}
 	if f.closed != nil {
 		return nil, nil, f.closed
 	}
@@ -234,10 +234,10 @@ func (f *Fleet) sweep() {
 	for _, m := range f.members {
 		switch s := m.session; {
 		case s == nil:
-		case now.Sub(s.last) > silentBeats*f.heartbeat:
-			s.end(status.Errorf(codes.DeadlineExceeded, "nothing was heard of member %q for %s", s.cluster, silentBeats*f.heartbeat))
 		case now.After(s.cert.NotAfter):
 			s.end(status.Errorf(codes.Aborted, "the certificate of member %q has expired: connect with the renewed one", s.cluster))
+		case now.Sub(s.last) > silentBeats*f.heartbeat:
+			s.end(status.Errorf(codes.DeadlineExceeded, "nothing was heard of member %q for %s", s.cluster, silentBeats*f.heartbeat))
 		}
 	}
 }

@@ -242,15 +242,15 @@ func (a *applier) note(p *federationv1.Part, err error) {
 			return
 		}
 	}
-	retrying := code != codeUnsupported
+	retrying, message := code != codeUnsupported, messageOf(err)
 	if retrying {
 		r.retryAt = now.Add(r.retry.next())
 	}
-	if was.State == federationv1.PartStatus_FAILED && was.Code == code && was.Message == err.Error() {
+	if was.State == federationv1.PartStatus_FAILED && was.Code == code && was.Message == message {
 		return
 	}
-	r.status = &federationv1.PartStatus{Id: p.Id, Hash: p.Hash, State: federationv1.PartStatus_FAILED, Code: code, Message: err.Error(), Retrying: retrying}
-	a.log.Warn("not applied", "part", p.Id, "code", code, "error", err, "retrying", retrying)
+	r.status = &federationv1.PartStatus{Id: p.Id, Hash: p.Hash, State: federationv1.PartStatus_FAILED, Code: code, Message: message, Retrying: retrying}
+	a.log.Warn("not applied", "part", p.Id, "code", code, "error", message, "retrying", retrying)
 }
 
 // publish shows the results of this pass so far.
@@ -293,6 +293,16 @@ func codeOf(err error) string {
 		return codeUnavailable
 	}
 	return codeOtherJetStream
+}
+
+// messageOf is what is told of an error: of what JetStream says, the words.
+func messageOf(err error) string {
+	var f *failure
+	var api *jetstream.APIError
+	if !errors.As(err, &f) && errors.As(err, &api) {
+		return fmt.Sprintf("JetStream: %s (%d)", api.Description, api.ErrorCode)
+	}
+	return err.Error()
 }
 
 func (a *applier) noteBroker(h *held, out linkOutcome) {

@@ -52,7 +52,9 @@ func (s Status) Condition(typ string) Condition {
 // MemberStatus is what only the status of a member has.
 type MemberStatus struct {
 	DesiredHash string
-	HeldHash    string
+	// HeldHash is empty while it is not known: what was known before may still
+	// hold.
+	HeldHash string
 	// Parts applied, of how many: "12/12".
 	Parts string
 	// Links sorted by peer; Flows by bridge, origin, account and stream. A zero

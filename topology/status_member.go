@@ -161,7 +161,7 @@ func (s *summary) flowsDown(name string, r reach) []finding {
 
 func (s *summary) memberStatus(m *v1alpha1.MemberCluster, r reach) *MemberStatus {
 	prog := s.prog[m.Name]
-	ms := &MemberStatus{HeldHash: m.Status.HeldHash, Parts: fmt.Sprintf("%d/%d", r.applied, r.total)}
+	ms := &MemberStatus{Parts: fmt.Sprintf("%d/%d", r.applied, r.total)}
 	if desired := s.plan.Members[m.Name]; desired != nil {
 		ms.DesiredHash = desired.Hash
 	}

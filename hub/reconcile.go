@@ -1,0 +1,217 @@
+package hub
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"maps"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"k8s.io/client-go/tools/cache"
+	ctrlcache "sigs.k8s.io/controller-runtime/pkg/cache"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/cluster"
+
+	"github.com/sealane/sealane/api/v1alpha1"
+	"github.com/sealane/sealane/topology"
+)
+
+// How often, at most, a plan is made and statuses are looked at. What happens in
+// between is taken together.
+const (
+	planInterval   = 20 * time.Millisecond
+	statusInterval = 100 * time.Millisecond
+)
+
+// startGrace is how long after its start the hub leaves alone what the status of
+// an object says, if the object depends on a member that has yet to reconnect.
+const startGrace = 5 * time.Second
+
+// Reconciler makes the plan of the resources, publishes it to the fleet, and
+// writes what the fleet observed into the statuses. Events only tell that
+// something changed; every pass looks at everything.
+//
+// The plan depends on what members say of themselves (keys, addresses, grants),
+// but only as it stands in their MemberCluster: what is lost with the hub's
+// memory must not change a plan.
+type Reconciler struct {
+	cache  ctrlcache.Cache
+	fleet  fleet
+	log    *slog.Logger
+	writer *statusWriter
+
+	planDirty, statusDirty chan struct{} // one slot each
+	current                atomic.Pointer[round]
+}
+
+// fleet is what the Reconciler needs of Fleet.
+type fleet interface {
+	Publish(*topology.Plan)
+	Observe() Observation
+	Changes() <-chan struct{}
+}
+
+// round is a plan with what it was made of.
+type round struct {
+	plan *topology.Plan
+	in   topology.Input
+}
+
+// NewReconciler returns a Reconciler for the resources in c, which somebody else
+// starts.
+func NewReconciler(c cluster.Cluster, f *Fleet, log *slog.Logger) *Reconciler {
+	return newReconciler(c, f, log)
+}
+
+func newReconciler(c cluster.Cluster, f fleet, log *slog.Logger) *Reconciler {
+	r := &Reconciler{
+		cache: c.GetCache(), fleet: f, log: log,
+		planDirty: make(chan struct{}, 1), statusDirty: make(chan struct{}, 1),
+	}
+	r.writer = newStatusWriter(c.GetClient(), log, func() { nudge(r.statusDirty) })
+	return r
+}
+
+// Run reconciles until ctx ends. It waits for the cache first: a cold hub plans
+// and writes nothing.
+func (r *Reconciler) Run(ctx context.Context) error {
+	unwatch, err := r.watch(ctx)
+	if err != nil {
+		return err
+	}
+	defer unwatch()
+	if !r.cache.WaitForCacheSync(ctx) {
+		return nil // ctx has ended
+	}
+	nudge(r.planDirty)
+	var running sync.WaitGroup
+	running.Go(func() { r.plans(ctx) })
+	running.Go(func() { r.statuses(ctx) })
+	running.Go(func() { r.writer.run(ctx) })
+	running.Wait()
+	return nil
+}
+
+// plans makes a plan whenever something changed that a plan depends on.
+func (r *Reconciler) plans(ctx context.Context) {
+	g := &gatherer{reader: r.cache}
+	var plan *topology.Plan
+	for await(ctx, r.planDirty, nil, 0) {
+		in, err := g.gather(ctx)
+		if err != nil {
+			if ctx.Err() == nil {
+				r.log.Error("no plan made, trying again", "err", err)
+			}
+			nudge(r.planDirty)
+			pause(ctx, time.Second)
+			continue
+		}
+		plan = topology.Recompile(plan, in)
+		r.fleet.Publish(plan)
+		r.current.Store(&round{plan, in})
+		nudge(r.statusDirty)
+		pause(ctx, planInterval)
+	}
+}
+
+// statuses looks at all statuses whenever a plan, a report, or a status changed,
+// or something that was put off is due.
+func (r *Reconciler) statuses(ctx context.Context) {
+	g := &gatherer{reader: r.cache}
+	var due time.Duration
+	for await(ctx, r.statusDirty, r.fleet.Changes(), due) {
+		now, err := g.gather(ctx)
+		switch current := r.current.Load(); {
+		case err != nil:
+			if ctx.Err() == nil {
+				r.log.Error("no status written, trying again", "err", err)
+			}
+			due = time.Second
+		case current != nil:
+			seen := r.fleet.Observe()
+			due = r.writer.write(now, seen, topology.Summarize(current.plan, current.in, seen.Progress), current.in)
+		}
+		pause(ctx, statusInterval)
+	}
+}
+
+// await waits until one of the channels, or a time if it is not zero; false: ctx
+// has ended.
+func await(ctx context.Context, a, b <-chan struct{}, due time.Duration) bool {
+	var timer <-chan time.Time
+	if due > 0 {
+		t := time.NewTimer(due)
+		defer t.Stop()
+		timer = t.C
+	}
+	select {
+	case <-a:
+	case <-b:
+	case <-timer:
+	case <-ctx.Done():
+	}
+	return ctx.Err() == nil
+}
+
+func pause(ctx context.Context, d time.Duration) { await(ctx, nil, nil, d) }
+
+// nudge fills a channel's one slot. It never blocks.
+func nudge(c chan<- struct{}) {
+	select {
+	case c <- struct{}{}:
+	default:
+	}
+}
+
+// watch marks dirty what a change of a resource affects.
+func (r *Reconciler) watch(ctx context.Context) (stop func(), err error) {
+	var stops []func()
+	stop = func() {
+		for _, s := range stops {
+			s()
+		}
+	}
+	handler := cache.ResourceEventHandlerFuncs{
+		AddFunc:    func(any) { nudge(r.planDirty) },
+		DeleteFunc: func(any) { nudge(r.planDirty) },
+		UpdateFunc: func(before, after any) {
+			a, isA := before.(client.Object)
+			b, isB := after.(client.Object)
+			if !isA || !isB || planDiffers(a, b) {
+				nudge(r.planDirty)
+			} else {
+				nudge(r.statusDirty)
+			}
+		},
+	}
+	for _, kind := range []client.Object{&v1alpha1.MessagingTopology{}, &v1alpha1.MemberCluster{}, &v1alpha1.Stream{}, &v1alpha1.Bridge{}} {
+		informer, err := r.cache.GetInformer(ctx, kind)
+		if err != nil {
+			stop()
+			return nil, fmt.Errorf("watch %T: %w", kind, err)
+		}
+		registration, err := informer.AddEventHandler(handler)
+		if err != nil {
+			stop()
+			return nil, fmt.Errorf("watch %T: %w", kind, err)
+		}
+		stops = append(stops, func() { _ = informer.RemoveEventHandler(registration) })
+	}
+	return stop, nil
+}
+
+// planDiffers tells whether a plan may depend on the difference between two
+// versions of an object. Statuses do not matter, but for what members say of
+// themselves.
+func planDiffers(a, b client.Object) bool {
+	if a.GetUID() != b.GetUID() || a.GetGeneration() != b.GetGeneration() || !maps.Equal(a.GetLabels(), b.GetLabels()) {
+		return true
+	}
+	m, isMember := a.(*v1alpha1.MemberCluster)
+	n, _ := b.(*v1alpha1.MemberCluster)
+	return isMember && (n == nil || m.Status.LinkKey != n.Status.LinkKey || (m.Status.Agent == nil) != (n.Status.Agent == nil) ||
+		!slices.Equal(m.Status.Endpoints, n.Status.Endpoints) || !slices.Equal(m.Status.Grants, n.Status.Grants))
+}

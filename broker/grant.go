@@ -37,8 +37,8 @@ func IssueGrant(k *Keyring, peer, peerKey string, issuedAt time.Time) (*federati
 		{federationv1.OutAccount(peer), &g.In},
 	} {
 		c := newUser(peerKey, peer, linkTypes)
-		c.Permissions.Pub.Deny.Add(LinkDenied()...)
-		c.Permissions.Sub.Deny.Add(LinkDenied()...)
+		c.Pub.Deny.Add(LinkDenied()...)
+		c.Sub.Deny.Add(LinkDenied()...)
 		token, err := Sign(c, k.Account(side.account), issuedAt)
 		if err != nil {
 			return nil, err

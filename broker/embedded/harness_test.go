@@ -36,16 +36,19 @@ func TestMain(m *testing.M) {
 // eventually polls until f returns nil.
 func eventually(t *testing.T, what string, f func() error) {
 	t.Helper()
-	deadline := time.Now().Add(20 * time.Second)
+	deadline := time.After(30 * time.Second)
+	poll := time.NewTicker(5 * time.Millisecond)
+	defer poll.Stop()
 	for {
 		err := f()
 		if err == nil {
 			return
 		}
-		if time.Now().After(deadline) {
+		select {
+		case <-poll.C:
+		case <-deadline:
 			t.Fatalf("%s: %v", what, err)
 		}
-		time.Sleep(5 * time.Millisecond)
 	}
 }
 
@@ -116,9 +119,7 @@ type member struct {
 	keyring *broker.Keyring
 	rt      *Runtime
 	config  broker.Config
-
-	mu    sync.Mutex
-	parts map[string]*federationv1.Part
+	parts   map[string]*federationv1.Part
 }
 
 // newMember makes a member that accepts links and does not run yet.

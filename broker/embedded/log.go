@@ -76,11 +76,11 @@ func (l *serverLog) write(level slog.Level, format string, v ...any) {
 			return
 		}
 		if n > 0 {
-			l.log.Log(ctx, level, msg, "repeated", n)
+			l.log.Log(ctx, level, msg, "repeated", n) //nolint:sloglint // the server's own words
 			return
 		}
 	}
-	l.log.Log(ctx, level, msg)
+	l.log.Log(ctx, level, msg) //nolint:sloglint // the server's own words
 }
 
 // admit tells whether a message is to be logged, and how often it was not since

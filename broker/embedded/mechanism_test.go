@@ -38,7 +38,7 @@ func ask(t *testing.T, nc *nats.Conn, subject string, quiet time.Duration) (answ
 	if serr != nil {
 		t.Fatal(serr)
 	}
-	defer sub.Unsubscribe() //nolint:errcheck // the connection may be closed
+	defer sub.Unsubscribe()
 	if err := nc.PublishRequest(subject, sub.Subject, nil); err != nil {
 		t.Fatal(err)
 	}
@@ -224,7 +224,7 @@ func TestTransit(t *testing.T) {
 	chain := path{a, b, c, d}
 	for i := range chain {
 		for j := i + 1; j < len(chain); j++ {
-			for _, p := range []path{chain[i : j+1], path(chain[i : j+1]).reversed()} {
+			for _, p := range []path{chain[i : j+1], chain[i : j+1].reversed()} {
 				p.forward("app", "orders.>")
 				p.forward("app", "svc.>")
 				p.reply("app", "_INBOX.>")
@@ -367,10 +367,10 @@ func (b *bridge) verify(t *testing.T, n int) {
 		}
 		return nil
 	})
-	b.checkOrder(t, ctx, s, n)
+	b.checkOrder(ctx, t, s, n)
 }
 
-func (b *bridge) checkOrder(t *testing.T, ctx context.Context, s jetstream.Stream, n int) {
+func (b *bridge) checkOrder(ctx context.Context, t *testing.T, s jetstream.Stream, n int) {
 	t.Helper()
 	for i := range n {
 		m, err := s.GetMsg(ctx, uint64(i+1))

@@ -129,6 +129,7 @@ func (b *book) push(srv *server.Server, name string, claims *jwt.AccountClaims, 
 	if err != nil || !changed {
 		return false, err
 	}
+	b.says.forgetProblem(t.key)
 	if err := b.resolver.Store(t.key, t.token); err != nil {
 		return false, err
 	}
@@ -188,6 +189,8 @@ func (b *book) inEffect(srv *server.Server, name string) error {
 		return errors.New("the server has other claims")
 	case info.Expired:
 		return errors.New("the account is expired")
+	case b.says.jetstreamProblem(key) != "":
+		return fmt.Errorf("its limits are not in effect: %s (NATS reserves the storage and memory limits of accounts: all together must fit into the broker's)", b.says.jetstreamProblem(key))
 	case want.Limits.IsJSEnabled() && !info.JetStream:
 		return errors.New("JetStream is not enabled for the account")
 	}

@@ -24,8 +24,9 @@ type book struct {
 	dir     string
 	keyring *broker.Keyring
 	log     *slog.Logger
-	// resolver of the running server; nil while none runs.
+	// resolver and says are the running server's; nil while none runs.
 	resolver *server.DirAccResolver
+	says     *serverLog
 	// wanted accounts by name; nil: nobody has said yet.
 	wanted map[string]*jwt.AccountClaims
 	// tokens by public key: the files in dir; contents are their content hashes.

@@ -43,6 +43,8 @@ type proxy struct {
 	mu    sync.Mutex
 	cut   bool
 	conns map[net.Conn]bool
+	// stalled connections go on when their channel is closed.
+	stalled map[net.Conn]chan struct{}
 }
 
 func newProxy(t *testing.T, target string) *proxy {
@@ -51,7 +53,7 @@ func newProxy(t *testing.T, target string) *proxy {
 	if err != nil {
 		t.Fatal(err)
 	}
-	p := &proxy{ln: ln, target: target, conns: map[net.Conn]bool{}}
+	p := &proxy{ln: ln, target: target, conns: map[net.Conn]bool{}, stalled: map[net.Conn]chan struct{}{}}
 	p.wg.Go(p.serve)
 	t.Cleanup(func() {
 		ln.Close()
@@ -77,7 +79,7 @@ func (p *proxy) serve() {
 		}
 		for _, d := range [][2]net.Conn{{c, up}, {up, c}} {
 			p.wg.Go(func() {
-				_, _ = io.Copy(d[0], d[1])
+				_, _ = io.Copy(d[0], &stallable{r: d[1], p: p})
 				d[0].Close()
 				d[1].Close()
 			})
@@ -92,6 +94,38 @@ func (p *proxy) add(conns ...net.Conn) bool {
 		p.conns[c] = true
 	}
 	return !p.cut
+}
+
+// stall stops what is connected, silently, until release is called; new
+// connections work.
+func (p *proxy) stall() (release func()) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	stop := make(chan struct{})
+	for c := range p.conns {
+		p.stalled[c] = stop
+	}
+	return sync.OnceFunc(func() { close(stop) })
+}
+
+func (p *proxy) stalledBy(c net.Conn) chan struct{} {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.stalled[c]
+}
+
+// stallable holds back what it read while its connection is stalled.
+type stallable struct {
+	r net.Conn
+	p *proxy
+}
+
+func (s *stallable) Read(b []byte) (int, error) {
+	n, err := s.r.Read(b)
+	if stop := s.p.stalledBy(s.r); stop != nil {
+		<-stop
+	}
+	return n, err
 }
 
 func (p *proxy) setCut(cut bool) {

@@ -164,6 +164,49 @@ func TestRemoveLink(t *testing.T) {
 	exactlyOnce(t, "again", a.app("app"), "orders.1", map[string]*inbox{"b": listen(t, b.app("app"), "orders.>")})
 }
 
+// A link of which no side hears that it is broken is made anew when it is kicked,
+// and nothing is then delivered twice.
+func TestKickHalfOpenLink(t *testing.T) {
+	ms := startAll(t, "a", "b")
+	a, b := ms["a"], ms["b"]
+	p := newProxy(t, a.linkAddr())
+	link(t, b, a, p.ln.Addr().String())
+	both(a, b, func(p path) { p.forward("app", "orders.>") })
+	a.waitLinks(2)
+	b.waitLinks(2)
+	ca, cb := a.app("app"), b.app("app")
+	boxes := map[string]*inbox{"a": listen(t, ca, "orders.>"), "b": listen(t, cb, "orders.>")}
+	exactlyOnce(t, "before", ca, "orders.1", boxes)
+
+	release := p.stall()
+	_ = ca.Publish("orders.1", []byte("lost"))
+	_ = ca.Flush()
+	before := leafIDs(t, b)
+	for _, id := range before {
+		if err := b.rt.KickLeaf(id); err != nil {
+			t.Fatal(err)
+		}
+	}
+	eventually(t, "the dialer connects again", func() error {
+		after := leafIDs(t, b)
+		if len(after) != 2 || after["tx_a"] == before["tx_a"] || after["rx_a"] == before["rx_a"] {
+			return fmt.Errorf("%v", after)
+		}
+		return nil
+	})
+	a.waitLinks(2) // the stale ones were replaced
+	exactlyOnce(t, "after", ca, "orders.1", boxes)
+	exactlyOnce(t, "after, back", cb, "orders.1", boxes)
+	release()
+	exactlyOnce(t, "released", ca, "orders.1", boxes)
+	if n := boxes["b"].count("lost"); n > 1 {
+		t.Errorf("a message arrived %d times", n)
+	}
+	if err := b.rt.KickLeaf(1 << 40); err == nil {
+		t.Error("kicked a link that does not exist")
+	}
+}
+
 // Whichever side's broker stops, cleanly or not, or restarts for a change of its
 // limits: the link comes back by itself, with nothing lost of what is durable.
 func TestLinkSurvivesRestarts(t *testing.T) {

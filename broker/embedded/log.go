@@ -26,7 +26,12 @@ type serverLog struct {
 
 	mu   sync.Mutex
 	seen map[string]*repeated
+	// jetstream is why an account, by public key, has no JetStream or not the limits
+	// that its claims ask for. The server says so nowhere else.
+	jetstream map[string]string
 }
+
+var jetstreamError = regexp.MustCompile(`^Error configuring jetstream for account \[([A-Z0-9]+)[^\]]*\]: (.*)$`)
 
 // deniedInterest is what a peer says of each of our server's own interfaces, all
 // denied to links, whenever the claims of a link's account change. The server
@@ -39,14 +44,37 @@ type repeated struct {
 }
 
 func newServerLog(log *slog.Logger) *serverLog {
-	return &serverLog{log: log, fatal: make(chan string, 1), seen: map[string]*repeated{}}
+	return &serverLog{log: log, fatal: make(chan string, 1), seen: map[string]*repeated{}, jetstream: map[string]string{}}
 }
 
 func (l *serverLog) debug() bool { return l.log.Enabled(context.Background(), levelServerDebug) }
 
+// Errorf logs, and keeps what says why an account has no JetStream.
+func (l *serverLog) Errorf(format string, v ...any) {
+	if m := jetstreamError.FindStringSubmatch(fmt.Sprintf(format, v...)); m != nil {
+		l.mu.Lock()
+		l.jetstream[m[1]] = m[2]
+		l.mu.Unlock()
+	}
+	l.write(slog.LevelError, format, v...)
+}
+
+// jetstreamProblem returns what was last said of an account's JetStream.
+func (l *serverLog) jetstreamProblem(account string) string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.jetstream[account]
+}
+
+// forgetProblem is called before an account's claims are pushed.
+func (l *serverLog) forgetProblem(account string) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	delete(l.jetstream, account)
+}
+
 func (l *serverLog) Noticef(format string, v ...any) { l.write(slog.LevelDebug, format, v...) }
 func (l *serverLog) Warnf(format string, v ...any)   { l.write(slog.LevelWarn, format, v...) }
-func (l *serverLog) Errorf(format string, v ...any)  { l.write(slog.LevelError, format, v...) }
 func (l *serverLog) Debugf(format string, v ...any)  { l.write(levelServerDebug, format, v...) }
 func (l *serverLog) Tracef(format string, v ...any)  { l.write(levelServerDebug, format, v...) }
 

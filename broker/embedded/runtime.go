@@ -262,7 +262,7 @@ func (r *Runtime) start(ctx context.Context, so serverOptions) error {
 		stop(ctx, srv)
 		return err
 	}
-	r.book.resolver = resolver
+	r.book.resolver, r.book.says = resolver, log
 	r.mu.Lock()
 	r.srv = srv
 	r.mu.Unlock()
@@ -364,23 +364,29 @@ func (r *Runtime) restart(ctx context.Context, srv *server.Server, so serverOpti
 	return true, err
 }
 
-// checkFits refuses to restart with less than what is in use: streams that do not
-// fit are not loaded.
+// checkFits refuses to restart with less than what is in use or promised: streams
+// that do not fit are not loaded, and an account whose limit does not fit has no
+// JetStream at all.
 func (r *Runtime) checkFits(srv *server.Server, c broker.Config) error {
 	js, err := srv.Jsz(nil)
 	if err != nil {
 		return err
 	}
+	var storage, memory int64
+	for _, a := range r.book.wanted {
+		storage += max(a.Limits.DiskStorage, 0)
+		memory += max(a.Limits.MemoryStorage, 0)
+	}
 	for _, l := range []struct {
 		what  string
-		used  uint64
+		used  int64
 		limit int64
 	}{
-		{"storage", max(js.Store, js.ReservedStore), c.Spec.GetMaxStorage()},
-		{"memory", max(js.Memory, js.ReservedMemory), c.Spec.GetMaxMemory()},
+		{"storage", max(int64(js.Store), int64(js.ReservedStore), storage), c.Spec.GetMaxStorage()},
+		{"memory", max(int64(js.Memory), int64(js.ReservedMemory), memory), c.Spec.GetMaxMemory()},
 	} {
-		if l.used > uint64(l.limit) {
-			return fmt.Errorf("%s cannot be lowered to %d bytes: streams use or reserve %d", l.what, l.limit, l.used)
+		if l.used > l.limit {
+			return fmt.Errorf("%s cannot be lowered to %d bytes: streams use or reserve, or accounts are promised, %d", l.what, l.limit, l.used)
 		}
 	}
 	return nil
@@ -391,7 +397,7 @@ func (r *Runtime) retire() {
 	r.mu.Lock()
 	r.srv = nil
 	r.mu.Unlock()
-	r.book.resolver = nil
+	r.book.resolver, r.book.says = nil, nil
 }
 
 // stop ends a server: clients are told first, unless ctx is over.

@@ -300,6 +300,49 @@ func TestAccountErrors(t *testing.T) {
 	}
 }
 
+// Limits of accounts are promises: what does not fit into the broker is named,
+// the other accounts work, and it heals when it fits.
+func TestAccountLimitsMustFit(t *testing.T) {
+	m := single(t)
+	limit := func(name string, storage int64) {
+		m.account(name).Limits = &federationv1.AccountLimits{Connections: -1, Subscriptions: -1, Storage: storage, Memory: -1, Streams: -1, Consumers: -1}
+	}
+	set := func() map[string]error {
+		var parts []*federationv1.Part
+		for _, p := range m.parts {
+			parts = append(parts, p)
+		}
+		claims, errs := m.keyring.Accounts("a", parts)
+		if len(errs) > 0 {
+			t.Fatal(errs)
+		}
+		return m.rt.SetAccounts(ctxFor(t), claims)
+	}
+	limit("big", 40<<20)
+	if errs := set(); len(errs) > 0 {
+		t.Fatal(errs)
+	}
+	fill(t, m.app("big"), "S", 3)
+	limit("bigger", 40<<20)
+	errs := set()
+	if len(errs) != 1 || errs["bigger"] == nil || !strings.Contains(errs["bigger"].Error(), "insufficient storage") {
+		t.Errorf("80 MB promised of 64: %v", errs)
+	}
+	wantMessages(t, m.app("big"), "S", 3)
+
+	m.config.Spec = &federationv1.BrokerSpec{MaxStorage: 100 << 20, MaxMemory: 8 << 20}
+	m.configure()
+	if errs := set(); len(errs) > 0 {
+		t.Errorf("80 MB promised of 100: %v", errs)
+	}
+	fill(t, m.app("bigger"), "T", 3)
+	m.config.Spec = &federationv1.BrokerSpec{MaxStorage: 64 << 20, MaxMemory: 8 << 20}
+	if _, err := m.rt.Configure(ctxFor(t), m.config); err == nil || !strings.Contains(err.Error(), "promised") {
+		t.Errorf("lowered below what is promised: %v", err)
+	}
+	wantMessages(t, m.app("bigger"), "T", 3)
+}
+
 // Files that are no accounts of this member do not keep it from starting.
 func TestDamagedAccountFiles(t *testing.T) {
 	m := single(t)

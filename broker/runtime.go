@@ -18,8 +18,9 @@ type Config struct {
 	// Spec holds the limits. Nil: defaults (see DefaultSpec).
 	Spec *federationv1.BrokerSpec
 	// TLS is used by both sides of links: the member's certificate, the
-	// federation's authority, both verified. Required as soon as there is a
-	// remote or LinkListen is set.
+	// federation's authority (RootCAs), both verified. Required as soon as there is
+	// a remote or LinkListen is set. It is not modified, and must not be after it
+	// was passed: a renewed certificate comes in a new one.
 	TLS *tls.Config
 	// TrustDomain of the federation; a remote's certificate must carry
 	// federationv1.MemberDNSName of the peer.
@@ -55,27 +56,33 @@ type LeafConn struct {
 type Runtime interface {
 	// Configure makes c the running configuration. It starts the server, reloads
 	// it or, only where NATS cannot reload the change, restarts it; clients stay
-	// connected unless it restarts.
+	// connected unless it restarts. A remote that cannot be configured is left out:
+	// err then wraps a *RemoteError for each, and everything else is in effect. After
+	// any other error the broker is as it was.
 	Configure(ctx context.Context, c Config) (restarted bool, err error)
 	// SetAccounts makes exactly these accounts exist, by name (the claims'
 	// Name), beside the system account. It returns when they are in effect on
 	// every server, with the error of each account that is not. Unchanged
 	// accounts are left alone. The claims are contents: keys, issuer and times
-	// are set by the runtime. It may be called before the first Configure, which
-	// then starts with these accounts.
+	// are set by the runtime. While no server runs it only takes note and returns
+	// nothing; the next Configure starts with these accounts. An account that is not
+	// in effect is tried again by each call.
 	SetAccounts(ctx context.Context, accounts map[string]*jwt.AccountClaims) map[string]error
-	// Connect opens a connection in an account as the agent itself.
+	// Connect opens a connection in an account as the agent itself, also in
+	// AgentAccount and SystemAccount. It fails if the account does not exist. The
+	// connection comes back by itself after a restart.
 	Connect(account string, opts ...nats.Option) (*nats.Conn, error)
 	// LeafConns lists the leaf connections that are up, in both directions.
 	LeafConns() ([]LeafConn, error)
 	// KickLeaf closes a leaf connection; a remote dials again.
 	KickLeaf(id uint64) error
-	// ClientURL is where applications connect.
+	// ClientURL is where applications connect; known after the first Configure.
 	ClientURL() string
 	// LinkPort is the port on which links are accepted; 0: they are not.
 	LinkPort() int
 	// Version is the server's version.
 	Version() string
-	// Shutdown stops the server, letting clients go first.
+	// Shutdown stops the server for good, letting clients go first as long as ctx
+	// allows.
 	Shutdown(ctx context.Context) error
 }

@@ -1,6 +1,7 @@
 package apiserver
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -22,8 +23,10 @@ import (
 
 // InstallCRDs makes the API server behind cfg, an embedded one or a Kubernetes
 // cluster's, serve the kinds of api/v1alpha1 as this version of the program
-// knows them, and returns when it does.
+// knows them, and returns when it does. It gives up after a minute.
 func InstallCRDs(ctx context.Context, cfg *rest.Config) error {
+	ctx, cancel := context.WithTimeout(ctx, time.Minute)
+	defer cancel()
 	crds, err := readCRDs(v1alpha1.CRDs)
 	if err != nil {
 		return err
@@ -107,28 +110,43 @@ func merged(have, want map[string]string) map[string]string {
 	return out
 }
 
+// errGone: the definition does not exist.
+var errGone = errors.New("it does not exist")
+
 // awaitCRD waits until objects of the kind can be listed: Established alone comes
 // a moment before that.
 func awaitCRD(ctx context.Context, client clientset.CustomResourceDefinitionsGetter, crd *apiextensionsv1.CustomResourceDefinition) error {
 	rc := client.(interface{ RESTClient() rest.Interface }).RESTClient()
 	var last error
 	for {
-		last = checkCRD(ctx, client, rc, crd)
-		if last == nil {
+		err := checkCRD(ctx, client, rc, crd)
+		if err == nil {
 			return nil
+		}
+		if errors.Is(err, errGone) {
+			// It was being deleted when it was installed.
+			err = cmp.Or(installCRD(ctx, client, crd), err)
+		}
+		if ctx.Err() == nil || last == nil {
+			last = err // and not that the time was up
 		}
 		select {
 		case <-ctx.Done():
-			return errors.Join(context.Cause(ctx), last)
-		case <-time.After(10 * time.Millisecond):
+			return fmt.Errorf("%w: %w", context.Cause(ctx), last)
+		case <-time.After(poll):
 		}
 	}
 }
 
 func checkCRD(ctx context.Context, client clientset.CustomResourceDefinitionsGetter, rc rest.Interface, crd *apiextensionsv1.CustomResourceDefinition) error {
 	have, err := client.CustomResourceDefinitions().Get(ctx, crd.Name, metav1.GetOptions{})
-	if err != nil {
+	switch {
+	case apierrors.IsNotFound(err):
+		return errGone
+	case err != nil:
 		return err
+	case have.DeletionTimestamp != nil:
+		return errors.New("it is being deleted")
 	}
 	established := false
 	for _, c := range have.Status.Conditions {

@@ -7,7 +7,9 @@ import (
 	"os"
 	"testing"
 
+	"github.com/go-logr/logr"
 	"go.uber.org/goleak"
+	ctrllog "sigs.k8s.io/controller-runtime/pkg/log"
 
 	"github.com/sealane/sealane/hub/apiserver"
 	"github.com/sealane/sealane/hub/apiserver/apiservertest"
@@ -25,6 +27,7 @@ func TestMain(m *testing.M) {
 		}
 		os.Exit(0)
 	}
+	ctrllog.SetLogger(logr.Discard())
 	goleak.VerifyTestMain(tests{m},
 		// A timer of three seconds, which is left to run out when the wait is over.
 		goleak.IgnoreTopFunction("k8s.io/apiserver/pkg/storage/cacher.(*watchCache).waitUntilFreshLocked.func2"))

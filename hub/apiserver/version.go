@@ -9,7 +9,9 @@ import (
 // kubeVersion is the version of the Kubernetes API that the libraries speak, as
 // /version tells it. They would tell the tag of a build of Kubernetes, which this
 // is not, and kubectl cannot read what they say instead.
-type kubeVersion struct{ basecompatibility.EffectiveVersion }
+type kubeVersion struct {
+	basecompatibility.EffectiveVersion
+}
 
 func newKubeVersion() kubeVersion { return kubeVersion{compatibility.DefaultBuildEffectiveVersion()} }
 

@@ -199,17 +199,18 @@ type proxy struct {
 	l      net.Listener
 	target string
 
-	mu    sync.Mutex
-	cut   bool
-	conns map[net.Conn]bool
-	wg    sync.WaitGroup
+	mu      sync.Mutex
+	cut     bool
+	stalled chan struct{} // closed when what is open now passes nothing on any more
+	conns   map[net.Conn]bool
+	wg      sync.WaitGroup
 }
 
 func newProxy(t testing.TB, target string) *proxy {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	check(t, err)
-	p := &proxy{l: l, target: target, conns: map[net.Conn]bool{}}
+	p := &proxy{l: l, target: target, stalled: make(chan struct{}), conns: map[net.Conn]bool{}}
 	p.wg.Go(p.accept)
 	t.Cleanup(func() {
 		l.Close()
@@ -258,9 +259,19 @@ func (p *proxy) pass(in net.Conn) {
 		in.Close()
 		return
 	}
+	p.mu.Lock()
+	stalled := p.stalled
+	p.mu.Unlock()
 	var wg sync.WaitGroup
 	copyTo := func(dst, src net.Conn) {
-		_, _ = io.Copy(dst, src)
+		_, _ = io.Copy(writerFunc(func(b []byte) (int, error) {
+			select {
+			case <-stalled:
+				return len(b), nil // swallowed
+			default:
+				return dst.Write(b)
+			}
+		}), src)
 		dst.Close()
 		src.Close()
 	}
@@ -268,6 +279,18 @@ func (p *proxy) pass(in net.Conn) {
 	wg.Go(func() { copyTo(in, out) })
 	wg.Wait()
 }
+
+// stall makes the connections that are open swallow everything, and stay open.
+func (p *proxy) stall() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	close(p.stalled)
+	p.stalled = make(chan struct{})
+}
+
+type writerFunc func([]byte) (int, error)
+
+func (f writerFunc) Write(b []byte) (int, error) { return f(b) }
 
 // setCut cuts all connections and lets no other through, or heals the cut.
 func (p *proxy) setCut(cut bool) {

@@ -99,6 +99,9 @@ func (j *journal) load() (*journalv1.State, error) {
 	if err := os.MkdirAll(j.dir, 0o700); err != nil {
 		return nil, err
 	}
+	if err := j.tidy(); err != nil {
+		return nil, err
+	}
 	var best *journalv1.State
 	damaged := false
 	for _, path := range []string{j.current(), j.previous()} {
@@ -127,6 +130,20 @@ func (j *journal) load() (*journalv1.State, error) {
 		best = &journalv1.State{}
 	}
 	return best, nil
+}
+
+// tidy removes what a crash left half written.
+func (j *journal) tidy() error {
+	files, err := filepath.Glob(filepath.Join(j.dir, ".*"))
+	if err != nil {
+		return err
+	}
+	for _, f := range files {
+		if err := os.Remove(f); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // save makes s the current generation and what was current the previous one. It

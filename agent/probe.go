@@ -27,10 +27,10 @@ type probe struct {
 	// sent, by number.
 	seq  uint64
 	sent map[uint64]time.Time
-	// counted is the number of the last probe at the last tick; returned the
-	// highest one that came back.
-	counted, returned uint64
-	missed            int
+	// asked and heard tell whether a probe was sent, and came back, since the last
+	// tick; missed how many ticks in a row nothing did.
+	asked, heard bool
+	missed       int
 	// worked is when one last came back, rtt how long it took.
 	worked time.Time
 	rtt    time.Duration
@@ -49,12 +49,12 @@ func (p *probe) enter(now time.Time, s federationv1.Health) {
 // tick passes one interval: it counts whether anything came back since the last
 // tick.
 func (p *probe) tick(now time.Time) {
-	if p.counted > 0 && p.returned < p.counted {
+	if p.asked && !p.heard {
 		if p.missed++; p.missed >= probeMisses {
 			p.enter(now, federationv1.Health_DOWN)
 		}
 	}
-	p.counted = p.seq
+	p.asked, p.heard = false, false
 	for n, at := range p.sent {
 		if now.Sub(at) > 2*probeMisses*probeInterval {
 			delete(p.sent, n) // whatever comes back after that is no sign of life
@@ -65,6 +65,7 @@ func (p *probe) tick(now time.Time) {
 // send returns the number of the next probe.
 func (p *probe) send(now time.Time) uint64 {
 	p.seq++
+	p.asked = true
 	p.sent[p.seq] = now
 	return p.seq
 }
@@ -77,8 +78,7 @@ func (p *probe) back(now time.Time, seq uint64) bool {
 		return false
 	}
 	delete(p.sent, seq)
-	p.returned = max(p.returned, seq)
-	p.missed = 0
+	p.heard, p.missed = true, 0
 	p.worked, p.rtt = now, now.Sub(at)
 	p.enter(now, federationv1.Health_UP)
 	return true

@@ -86,6 +86,7 @@ type testHub struct {
 
 	t     testing.TB
 	ca    *testCA
+	shown *x509.Certificate // the authority that it shows
 	addr  string
 	token federationv1.JoinToken
 	srv   *grpc.Server
@@ -129,7 +130,7 @@ type hubSession struct {
 func startHub(t testing.TB, ca *testCA) *testHub {
 	t.Helper()
 	h := &testHub{
-		t: t, ca: ca, epoch: 1, keys: map[string]string{}, renewed: map[string]int{}, members: map[string]*hubMember{},
+		t: t, ca: ca, shown: ca.cert, epoch: 1, keys: map[string]string{}, renewed: map[string]int{}, members: map[string]*hubMember{},
 	}
 	h.token = federationv1.JoinToken{Name: "any", Secret: make([]byte, 32), Authority: sha256.Sum256(ca.cert.Raw)}
 	l, err := net.Listen("tcp", "127.0.0.1:0")
@@ -152,7 +153,7 @@ func (h *testHub) serve(l net.Listener) {
 	h.srv = grpc.NewServer(
 		grpc.Creds(credentials.NewTLS(&tls.Config{
 			MinVersion:   tls.VersionTLS13,
-			Certificates: []tls.Certificate{{Certificate: [][]byte{der, h.ca.cert.Raw}, PrivateKey: key}},
+			Certificates: []tls.Certificate{{Certificate: [][]byte{der, h.shown.Raw}, PrivateKey: key}},
 			ClientAuth:   tls.VerifyClientCertIfGiven,
 			ClientCAs:    pool,
 		})),

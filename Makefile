@@ -8,6 +8,8 @@ VERSION  ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev
 BINARIES := sealane-hub sealane-agent sealane
 TOOL     := go tool -modfile=tools/go.mod
 FUZZTIME ?= 10s
+# Build and lint compile the dependencies with the same settings, hence once.
+SETTINGS := CGO_ENABLED=0 GOFLAGS="$(GOFLAGS) -trimpath"
 
 # Files that `make generate` owns.
 GENERATED := '*.pb.go' '*zz_generated*.go' api/v1alpha1/crds docs/reference
@@ -18,7 +20,7 @@ help: ## List the targets
 
 .PHONY: build
 build: ## Build bin/sealane-hub, bin/sealane-agent and bin/sealane
-	CGO_ENABLED=0 go build -trimpath -ldflags '-s -w -X main.version=$(VERSION)' -o bin/ $(BINARIES:%=./cmd/%)
+	$(SETTINGS) go build -ldflags '-s -w -X main.version=$(VERSION)' -o bin/ $(BINARIES:%=./cmd/%)
 
 .PHONY: generate
 generate: ## Regenerate protobuf code, deep copies, CRDs and docs/reference
@@ -30,7 +32,7 @@ generate: ## Regenerate protobuf code, deep copies, CRDs and docs/reference
 
 .PHONY: lint
 lint: ## Check style and import rules with golangci-lint
-	$(TOOL) golangci-lint run ./...
+	$(SETTINGS) $(TOOL) golangci-lint run ./...
 
 .PHONY: test
 test: ## Run every test with the race detector (needs a C compiler)

@@ -18,8 +18,10 @@ var linkTypes = []string{jwt.ConnectionTypeLeafnode, jwt.ConnectionTypeLeafnodeW
 // LinkDenied are the server's own interfaces, which it offers in every account.
 // The acceptor denies them in the grant, the dialer in its remotes: what only one
 // side denies, the other would ask for and be cut off. That changes nothing for
-// what is tagged, and all that a link carries is.
-func LinkDenied() []string { return []string{"$SYS.>", "$JS.>"} }
+// what is tagged, and all that a link carries is. $JS.FC is not among them: the
+// server checks it although it crosses tagged, and without it a durable bridge
+// is never acknowledged.
+func LinkDenied() []string { return []string{"$SYS.>", "$JS.API.>", "$JS.*.API.>"} }
 
 // IssueGrant permits peer, by its public user key, to open the two connections
 // of a link with this member. The grant does not expire: it ends when the link's

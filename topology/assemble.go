@@ -2,6 +2,7 @@ package topology
 
 import (
 	"cmp"
+	"fmt"
 	"maps"
 	"slices"
 	"strings"
@@ -10,182 +11,374 @@ import (
 	"github.com/sealane/sealane/api/v1alpha1"
 )
 
-func comparePartRefs(a, b PartRef) int {
-	return cmp.Or(strings.Compare(a.Cluster, b.Cluster), strings.Compare(a.ID, b.ID))
+// assembled is what all members of one fabric shall hold, with what is needed to
+// tell what changes next time.
+type assembled struct {
+	fabric    *fabric
+	placed    []*placed
+	lowered   []*lowered // by age of their bridges
+	owners    []*bridge  // the same
+	members   map[string]*v1alpha1.MemberCluster
+	states    []*MemberState
+	links     []Link
+	footprint *Footprint
+	oversized []place
 }
 
-// assemble makes the parts of every member.
-func assemble(m *memo, past history) *Plan {
-	p := &Plan{
-		memo:    m,
-		Members: make(map[string]*MemberState, len(m.members)),
-		Objects: map[ObjectRef]*Footprint{},
-		Frozen:  map[string]string{},
+// dirty is what of the members of a fabric has to be made anew.
+type dirty struct {
+	places  map[place]bool
+	streams map[streamAt]bool
+	outlets map[PartRef]int32 // to the member
+	links   map[int32]bool
+}
+
+func newDirty() *dirty {
+	return &dirty{map[place]bool{}, map[streamAt]bool{}, map[PartRef]int32{}, map[int32]bool{}}
+}
+
+func (d *dirty) addLowered(l *lowered) {
+	for _, r := range l.at {
+		d.places[r.place] = true
 	}
-	for _, frozen := range []map[string]string{m.bridges.frozen, m.streams.frozen, m.world.frozen} {
-		maps.Copy(p.Frozen, frozen)
+	for _, o := range l.outlets {
+		d.outlets[PartRef{l.fabric.names[o.member], o.part.Part.Id}] = o.member
 	}
-	p.Problems = slices.Concat(m.world.problems, m.streams.problems, m.bridges.problems)
-	slices.SortFunc(p.Problems, compareProblems)
-	byName := make(map[string]*v1alpha1.MemberCluster, len(m.members))
-	for _, o := range m.members {
-		byName[o.Name] = o
-		p.Members[o.Name] = &MemberState{Cluster: o.Name, Hash: federationv1.EmptyHash}
+	for _, s := range l.sources {
+		d.streams[s.streamAt] = true
 	}
-	for _, f := range m.world.fabrics {
-		a := newAssembly(f, byName)
-		for _, s := range m.streams.accepted {
-			if s.fabric == f {
-				a.addStream(s)
-			}
+	for _, s := range l.partitions {
+		d.streams[s] = true
+	}
+}
+
+func (d *dirty) addPlaced(p *placed) {
+	for _, m := range p.at.list() {
+		d.streams[streamAt{m, p.account, p.name}] = true
+	}
+}
+
+// addMember marks the links of a member at both ends.
+func (d *dirty) addMember(f *fabric, i int32) {
+	d.links[i] = true
+	for _, p := range f.peers[i] {
+		d.links[p.member] = true
+	}
+}
+
+// assembleFabric makes the parts of all members of a fabric, or those that differ
+// from prev, which may be nil.
+func assembleFabric(f *fabric, m *memo, prev *assembled) *assembled {
+	a := &assembled{fabric: f, members: m.world.byName}
+	if len(m.members) > 0 && &m.members[0] != &m.world.members[0] {
+		a.members = make(map[string]*v1alpha1.MemberCluster, len(m.members))
+		for _, o := range m.members {
+			a.members[o.Name] = o
 		}
-		for _, b := range m.bridges.accepted {
-			if b.fabric == f {
-				a.addBridge(b)
-			}
-		}
-		p.Links = append(p.Links, a.planLinks()...)
-		p.Objects[f.ref] = a.topologyFootprint()
-		for i := range f.names {
-			p.Members[f.names[i]] = a.member(int32(i))
-		}
 	}
-	for _, s := range m.streams.accepted {
-		p.Objects[s.ref] = s.footprint()
+	for _, p := range m.streams.accepted {
+		if p.fabric == f {
+			a.placed = append(a.placed, p)
+		}
 	}
 	for _, b := range m.bridges.accepted {
-		p.Objects[b.ref] = b.lower().footprint
+		if b.fabric == f {
+			a.lowered = append(a.lowered, b.lower())
+			a.owners = append(a.owners, b)
+		}
 	}
-	slices.SortFunc(p.Links, func(a, b Link) int {
-		return cmp.Or(strings.Compare(a.Topology, b.Topology), strings.Compare(a.Dialer, b.Dialer), strings.Compare(a.Acceptor, b.Acceptor))
+	d := newDirty()
+	if prev == nil {
+		a.makeAll(d)
+	} else {
+		a.compare(prev, d)
+	}
+	w := &partWriter{assembled: a, dirty: d, updates: make([]map[string]*PlannedPart, len(f.names)), plain: map[accountCode]*PlannedPart{}}
+	w.write()
+	if prev == nil {
+		w.writeBrokers()
+	}
+	a.states = make([]*MemberState, len(f.names))
+	for i := range f.names {
+		var old *MemberState
+		if prev != nil {
+			old = prev.states[i]
+		}
+		a.states[i] = updated(f.names[i], old, w.updates[i])
+	}
+	if prev != nil && len(d.links) == 0 {
+		a.links, a.footprint = prev.links, prev.footprint
+	} else {
+		a.links, a.footprint = a.planLinks(), a.topologyFootprint()
+	}
+	return a
+}
+
+// makeAll marks everything.
+func (a *assembled) makeAll(d *dirty) {
+	f := a.fabric
+	for _, p := range a.placed {
+		d.addPlaced(p)
+	}
+	for _, l := range a.lowered {
+		d.addLowered(l)
+	}
+	for i := range f.names {
+		m := int32(i)
+		d.links[m] = true
+		for acct := range f.accounts {
+			d.places[place{m, accountCode(acct)}] = true
+		}
+		for _, p := range f.peers[m] {
+			d.places[place{m, f.out(p.member)}] = true
+			d.places[place{m, f.in(p.member)}] = true
+		}
+	}
+}
+
+// compare marks what differs from prev.
+func (a *assembled) compare(prev *assembled, d *dirty) {
+	differ(prev.lowered, a.lowered, d.addLowered)
+	differ(prev.placed, a.placed, d.addPlaced)
+	for i, name := range a.fabric.names {
+		if x, y := prev.members[name], a.members[name]; x != y && !sameFacts(x, y) {
+			d.addMember(a.fabric, int32(i))
+		}
+	}
+}
+
+// differ calls fn for what only one of the two lists has.
+func differ[T comparable](a, b []T, fn func(T)) {
+	in := make(map[T]bool, len(a))
+	for _, x := range a {
+		in[x] = true
+	}
+	for _, x := range b {
+		if in[x] {
+			delete(in, x)
+		} else {
+			fn(x)
+		}
+	}
+	for x := range in {
+		fn(x)
+	}
+}
+
+// updated is a member's state with some parts replaced; a nil one is removed.
+func updated(cluster string, old *MemberState, parts map[string]*PlannedPart) *MemberState {
+	if old != nil && len(parts) == 0 {
+		return old
+	}
+	fresh := make([]*PlannedPart, 0, len(parts))
+	for _, p := range parts {
+		if p != nil {
+			fresh = append(fresh, p)
+		}
+	}
+	slices.SortFunc(fresh, func(x, y *PlannedPart) int { return strings.Compare(x.Part.Id, y.Part.Id) })
+	s := &MemberState{Cluster: cluster, Parts: fresh}
+	if old != nil {
+		s.Parts = make([]*PlannedPart, 0, len(old.Parts)+len(fresh))
+		for _, p := range old.Parts {
+			for len(fresh) > 0 && fresh[0].Part.Id <= p.Part.Id {
+				s.Parts, fresh = append(s.Parts, fresh[0]), fresh[1:]
+			}
+			if _, replaced := parts[p.Part.Id]; !replaced {
+				s.Parts = append(s.Parts, p)
+			}
+		}
+		s.Parts = append(s.Parts, fresh...)
+	}
+	s.Hash = federationv1.SortedStateHash(func(yield func(id, hash string) bool) {
+		for _, p := range s.Parts {
+			if !yield(p.Part.Id, p.Part.Hash) {
+				return
+			}
+		}
 	})
-	return p
-}
-
-// assembly gathers what is asked of the members of one fabric.
-type assembly struct {
-	f       *fabric
-	byName  map[string]*v1alpha1.MemberCluster
-	imports map[place][]imported
-	streams map[streamAt]*streamParts
-	outlets map[int32][]*PlannedPart
-	byM     map[int32][]streamAt
-}
-
-// streamParts is what a stream of a member is made of.
-type streamParts struct {
-	spec    *federationv1.StreamSpec
-	sources []sourceAt
-}
-
-func newAssembly(f *fabric, byName map[string]*v1alpha1.MemberCluster) *assembly {
-	return &assembly{f: f, byName: byName, imports: map[place][]imported{}, streams: map[streamAt]*streamParts{}, outlets: map[int32][]*PlannedPart{}, byM: map[int32][]streamAt{}}
-}
-
-func (a *assembly) stream(at streamAt) *streamParts {
-	s := a.streams[at]
-	if s == nil {
-		s = &streamParts{}
-		a.streams[at] = s
-		a.byM[at.member] = append(a.byM[at.member], at)
-	}
 	return s
 }
 
-func (a *assembly) addStream(p *placed) {
-	for _, m := range p.at.list() {
-		a.stream(streamAt{m, p.account, p.name}).spec = p.spec
+// partWriter makes the parts that are dirty.
+type partWriter struct {
+	*assembled
+	dirty   *dirty
+	updates []map[string]*PlannedPart
+	plain   map[accountCode]*PlannedPart // accounts without imports are alike everywhere
+}
+
+func (w *partWriter) put(member int32, id string, p *PlannedPart) {
+	if w.updates[member] == nil {
+		w.updates[member] = map[string]*PlannedPart{}
+	}
+	w.updates[member][id] = p
+}
+
+func sealed(id string, part *federationv1.Part, after ...PartRef) *PlannedPart {
+	part.Id = id
+	return &PlannedPart{Part: federationv1.Seal(part), After: after}
+}
+
+func (w *partWriter) write() {
+	for p, imports := range w.gather() {
+		w.put(p.member, w.fabric.accountIDs[p.account], w.account(p, imports))
+	}
+	slices.SortFunc(w.oversized, comparePlaces)
+	w.writeStreams()
+	w.writeOutlets()
+	for m := range w.dirty.links {
+		for _, p := range w.fabric.peers[m] {
+			id := federationv1.LinkID(w.fabric.names[p.member])
+			if spec := w.linkSpec(m, p); spec != nil {
+				w.put(m, id, sealed(id, &federationv1.Part{Spec: &federationv1.Part_Link{Link: spec}}))
+			} else {
+				w.put(m, id, nil)
+			}
+		}
 	}
 }
 
-func (a *assembly) addBridge(b *bridge) {
-	low := b.lower()
-	for _, r := range low.at {
-		a.imports[r.place] = append(a.imports[r.place], low.imports[r.from:r.to]...)
+// gather finds all that is imported into the dirty places.
+func (w *partWriter) gather() map[place][]imported {
+	size := make(map[place]int, len(w.dirty.places))
+	for p := range w.dirty.places {
+		size[p] = 0
 	}
-	for _, o := range low.outlets {
-		a.outlets[o.member] = append(a.outlets[o.member], o.part)
+	var runs [][]imported
+	note := func(p place, in []imported) {
+		size[p] += len(in)
+		runs = append(runs, in)
 	}
-	for _, s := range low.sources {
-		st := a.stream(s.streamAt)
-		if st.spec == nil {
-			st.spec = b.durable.owned
+	for _, l := range w.lowered {
+		if len(l.at) > 8*len(size) {
+			for p := range size {
+				if in := l.into(p); in != nil {
+					note(p, in)
+				}
+			}
+			continue
 		}
-		st.sources = append(st.sources, s)
-	}
-}
-
-func (a *assembly) member(i int32) *MemberState {
-	f := a.f
-	name := f.names[i]
-	var parts []*PlannedPart
-	add := func(id string, part *federationv1.Part, after ...PartRef) {
-		part.Id = id
-		parts = append(parts, &PlannedPart{Part: federationv1.Seal(part), After: after})
-	}
-	add(federationv1.BrokerID, &federationv1.Part{Spec: &federationv1.Part_Broker{Broker: f.brokers[i]}})
-	for _, acct := range f.topology.Spec.Accounts {
-		code := accountCode(f.account[acct.Name])
-		add(f.accountIDs[code], &federationv1.Part{Spec: &federationv1.Part_Account{Account: &federationv1.AccountSpec{
-			Name: acct.Name, Application: true, Limits: accountLimits(acct.Limits), Imports: f.importList(a.imports[place{i, code}]),
-		}}})
-	}
-	for _, p := range f.peers[i] {
-		for _, code := range []accountCode{f.out(p.member), f.in(p.member)} {
-			add(f.accountIDs[code], &federationv1.Part{Spec: &federationv1.Part_Account{Account: &federationv1.AccountSpec{
-				Name: f.accountNames[code], Imports: f.importList(a.imports[place{i, code}]),
-			}}})
-		}
-		if spec := a.linkSpec(i, p); spec != nil {
-			add(federationv1.LinkID(spec.Peer), &federationv1.Part{Spec: &federationv1.Part_Link{Link: spec}})
+		for _, r := range l.at {
+			if _, ok := size[r.place]; ok {
+				note(r.place, l.imports[r.from:r.to])
+			}
 		}
 	}
-	for _, at := range a.byM[i] {
-		s := a.streams[at]
-		part, after := s.part()
-		add(federationv1.StreamID(f.accounts[at.account], at.name), part, after...)
+	out := make(map[place][]imported, len(size))
+	for p, n := range size {
+		out[p] = make([]imported, 0, n)
 	}
-	parts = append(parts, a.outlets[i]...)
-	slices.SortFunc(parts, func(x, y *PlannedPart) int { return strings.Compare(x.Part.Id, y.Part.Id) })
-	hashes := make(map[string]string, len(parts))
-	for _, p := range parts {
-		hashes[p.Part.Id] = p.Part.Hash
-	}
-	return &MemberState{Cluster: name, Hash: federationv1.StateHash(hashes), Parts: parts}
-}
-
-// importList is the smallest list of imports that does what those given do.
-func (f *fabric) importList(in []imported) []*federationv1.Import {
-	in = slices.Clone(in)
-	slices.SortFunc(in, compareImports)
-	in = reduce(slices.CompactFunc(in, func(a, b imported) bool { return compareImports(a, b) == 0 }))
-	var out []*federationv1.Import
-	for _, i := range in {
-		to := i.to
-		if to == i.subject {
-			to = ""
-		}
-		out = append(out, &federationv1.Import{Account: f.accountNames[i.source], Subject: i.subject, To: to, Service: i.service})
+	for _, in := range runs {
+		out[in[0].place] = append(out[in[0].place], in...)
 	}
 	return out
 }
 
-// reduce leaves out imports that another one covers.
-func reduce(in []imported) []imported {
-	return in
+func (w *partWriter) account(p place, imports []imported) *PlannedPart {
+	f := w.fabric
+	if len(imports) == 0 {
+		if same := w.plain[p.account]; same != nil {
+			return same
+		}
+	}
+	spec := &federationv1.AccountSpec{Name: f.accountNames[p.account], Imports: f.importList(imports)}
+	if f.application(p.account) {
+		spec.Application, spec.Limits = true, f.limits[p.account]
+	}
+	if claimSize(spec) > maxClaims {
+		w.oversized = append(w.oversized, p)
+	}
+	part := sealed(f.accountIDs[p.account], &federationv1.Part{Spec: &federationv1.Part_Account{Account: spec}})
+	if len(imports) == 0 {
+		w.plain[p.account] = part
+	}
+	return part
 }
 
-// part is the stream with its sources.
-func (s *streamParts) part() (*federationv1.Part, []PartRef) {
-	spec := s.spec
-	if len(s.sources) == 0 {
-		return &federationv1.Part{Spec: &federationv1.Part_Stream{Stream: spec}}, nil
+func (w *partWriter) writeBrokers() {
+	made := map[*federationv1.BrokerSpec]*PlannedPart{}
+	for i, spec := range w.fabric.brokers {
+		if made[spec] == nil {
+			made[spec] = sealed(federationv1.BrokerID, &federationv1.Part{Spec: &federationv1.Part_Broker{Broker: spec}})
+		}
+		w.put(int32(i), federationv1.BrokerID, made[spec])
+	}
+}
+
+// writeOutlets writes the outlets that are and removes those that were.
+func (w *partWriter) writeOutlets() {
+	for ref, m := range w.dirty.outlets {
+		w.put(m, ref.ID, nil)
+	}
+	for _, l := range w.lowered {
+		for _, o := range l.outlets {
+			if _, changed := w.dirty.outlets[PartRef{w.fabric.names[o.member], o.part.Part.Id}]; changed {
+				w.put(o.member, o.part.Part.Id, o.part)
+			}
+		}
+	}
+}
+
+// streamParts is what a stream of a member is made of.
+type streamParts struct {
+	spec      *federationv1.StreamSpec
+	owned     *federationv1.StreamSpec
+	transform *federationv1.Transform
+	sources   []sourceAt
+}
+
+func (w *partWriter) writeStreams() {
+	if len(w.dirty.streams) == 0 {
+		return
+	}
+	streams := make(map[streamAt]*streamParts, len(w.dirty.streams))
+	for at := range w.dirty.streams {
+		streams[at] = &streamParts{}
+	}
+	for _, p := range w.placed {
+		for _, m := range p.at.list() {
+			if s := streams[streamAt{m, p.account, p.name}]; s != nil {
+				s.spec = p.spec
+			}
+		}
+	}
+	for i, l := range w.lowered {
+		for _, src := range l.sources {
+			if s := streams[src.streamAt]; s != nil {
+				s.sources = append(s.sources, src)
+				s.owned = mergeOwned(s.owned, w.owners[i].durable.owned)
+			}
+		}
+		for _, at := range l.partitions {
+			if s := streams[at]; s != nil {
+				s.transform = partitionTransform()
+			}
+		}
+	}
+	for at, s := range streams {
+		id := federationv1.StreamID(w.fabric.accounts[at.account], at.name)
+		w.put(at.member, id, s.part(id))
+	}
+}
+
+// part is the stream with its sources; nil if there is none.
+func (s *streamParts) part(id string) *PlannedPart {
+	spec := either(s.spec, s.owned)
+	if spec == nil {
+		return nil
+	}
+	if len(s.sources) == 0 && s.transform == nil {
+		return sealed(id, &federationv1.Part{Spec: &federationv1.Part_Stream{Stream: spec}})
 	}
 	spec = &federationv1.StreamSpec{
 		Account: spec.Account, Name: spec.Name, Subjects: spec.Subjects, Retention: spec.Retention, MemoryStorage: spec.MemoryStorage,
 		MaxBytes: spec.MaxBytes, MaxMessages: spec.MaxMessages, MaxMessagesPerSubject: spec.MaxMessagesPerSubject, MaxAge: spec.MaxAge,
-		DiscardNew: spec.DiscardNew, DuplicateWindow: spec.DuplicateWindow, Retain: spec.Retain,
+		DiscardNew: spec.DiscardNew, DuplicateWindow: spec.DuplicateWindow, Retain: spec.Retain, Transform: s.transform,
 	}
+	slices.SortFunc(s.sources, func(a, b sourceAt) int {
+		return cmp.Or(strings.Compare(a.source.Bridge, b.source.Bridge), strings.Compare(a.source.Origin, b.source.Origin))
+	})
 	var after []PartRef
 	for _, src := range s.sources {
 		spec.Sources = append(spec.Sources, src.source)
@@ -193,11 +386,8 @@ func (s *streamParts) part() (*federationv1.Part, []PartRef) {
 			after = append(after, *src.after)
 		}
 	}
-	slices.SortFunc(spec.Sources, func(a, b *federationv1.Source) int {
-		return cmp.Or(strings.Compare(a.Bridge, b.Bridge), strings.Compare(a.Origin, b.Origin), strings.Compare(a.Stream, b.Stream))
-	})
 	slices.SortFunc(after, comparePartRefs)
-	return &federationv1.Part{Spec: &federationv1.Part_Stream{Stream: spec}}, after
+	return sealed(id, &federationv1.Part{Spec: &federationv1.Part_Stream{Stream: spec}}, after...)
 }
 
 func (p *placed) footprint() *Footprint {
@@ -206,4 +396,85 @@ func (p *placed) footprint() *Footprint {
 		fp.Parts = append(fp.Parts, PartRef{m, federationv1.StreamID(p.spec.Account, p.name)})
 	}
 	return fp
+}
+
+func comparePartRefs(a, b PartRef) int {
+	return cmp.Or(strings.Compare(a.Cluster, b.Cluster), strings.Compare(a.ID, b.ID))
+}
+
+// maxClaims is the most that the claims of an account may take: NATS passes them
+// around as one message.
+const maxClaims = 900_000
+
+// claimSize estimates the JWT of an account, from above: an import is written
+// with the key of the other account, and all of it in base64.
+func claimSize(a *federationv1.AccountSpec) int {
+	n := 2000
+	for _, i := range a.Imports {
+		n += 150 + len(i.Subject) + len(i.To)
+	}
+	return n * 4 / 3
+}
+
+// excess names the bridges that make accounts too large: of each account the one
+// with which, counted from the oldest, the limit is exceeded.
+func (a *assembled) excess(into map[*v1alpha1.Bridge]string) {
+	for _, p := range a.oversized {
+		n := 2000
+		for i, l := range a.lowered {
+			for _, x := range l.into(p) {
+				n += 150 + len(x.subject) + len(x.to)
+			}
+			if n*4/3 > maxClaims || i == len(a.lowered)-1 {
+				b := a.owners[i].object
+				if into[b] == "" {
+					into[b] = fmt.Sprintf("with it account %s of %s has more imports than fit the %d bytes of its claims: name fewer members or subjects, or use wildcards",
+						a.fabric.accountNames[p.account], a.fabric.names[p.member], maxClaims)
+				}
+				break
+			}
+		}
+	}
+}
+
+// assemble makes the plan of all fabrics.
+func assemble(m *memo, past history) (*Plan, map[*v1alpha1.Bridge]string) {
+	p := &Plan{memo: m, Members: make(map[string]*MemberState, len(m.members)), Objects: make(map[ObjectRef]*Footprint, len(m.effective)), Frozen: map[string]string{}}
+	banned := map[*v1alpha1.Bridge]string{}
+	for _, o := range m.members {
+		p.Members[o.Name] = &MemberState{Cluster: o.Name, Hash: federationv1.EmptyHash}
+	}
+	m.fabrics = map[*fabric]*assembled{}
+	for _, f := range m.world.fabrics {
+		var prev *assembled
+		if past.prev != nil {
+			prev = past.prev.fabrics[f]
+		}
+		a := assembleFabric(f, m, prev)
+		a.excess(banned)
+		m.fabrics[f] = a
+		for _, s := range a.states {
+			p.Members[s.Cluster] = s
+		}
+		p.Links = append(p.Links, a.links...)
+		p.Objects[f.ref] = a.footprint
+	}
+	if len(banned) > 0 {
+		return nil, banned
+	}
+	for _, frozen := range []map[string]string{m.bridges.frozen, m.streams.frozen, m.world.frozen} {
+		maps.Copy(p.Frozen, frozen)
+	}
+	p.Problems = slices.Concat(m.world.problems, m.streams.problems, m.bridges.problems)
+	slices.SortFunc(p.Problems, compareProblems)
+	for _, s := range m.streams.accepted {
+		p.Objects[s.ref] = s.needs
+	}
+	for _, b := range m.bridges.accepted {
+		p.Objects[b.ref] = b.lower().footprint
+	}
+	slices.SortFunc(p.Links, func(a, b Link) int {
+		return cmp.Or(strings.Compare(a.Topology, b.Topology), strings.Compare(a.Dialer, b.Dialer), strings.Compare(a.Acceptor, b.Acceptor))
+	})
+	return p, nil
 }

@@ -17,6 +17,7 @@ type bridge struct {
 	ref      ObjectRef
 	object   *v1alpha1.Bridge
 	lenient  bool
+	partial  bool // a lenient one that goes on in part only
 	report   *report
 	from, to set
 	live     *live
@@ -61,45 +62,38 @@ func newBridge(s *streamStage, o *v1alpha1.Bridge, lenient bool) *bridge {
 	return b
 }
 
+// current tells whether the Streams that it was checked with are still the same.
+func (b *bridge) current(s *streamStage) bool {
+	d := b.durable
+	return d == nil || d.stream == "" ||
+		slices.Equal(d.origins, s.byName[streamKey{b.scope, d.stream}]) && slices.Equal(d.targets, s.byName[streamKey{b.scope, d.target}])
+}
+
 // checkRoutes refuses a bridge with a pair that no path joins.
 func (b *bridge) checkRoutes() {
 	f := b.fabric
 	var lost []string
-	field := "spec"
-	reason := v1alpha1.ReasonUnroutable
-	fix := ""
+	fix := "join them with links, or take them out"
 	b.eachPair(func(o, d int32) {
-		if f.routable(o, d) && len(f.graph.cuts) == 0 {
-			return
-		}
-		routes, stuck, more := f.routes(o, d)
+		n, stuck := f.routable(o, d)
 		switch {
-		case more:
-			b.report.refuse(field, v1alpha1.ReasonLimitExceeded,
-				"between %s and %s there are more than %d combinations of parents: lower maxParents on the way", f.names[o], f.names[d], maxRoutes)
-		case stuck != "":
-			fix = fmt.Sprintf("there is none between %s, among which members on the way may choose: join the two with a link", stuck)
+		case n > maxRoutes:
+			b.report.refuse("spec", v1alpha1.ReasonLimitExceeded,
+				"members on the way from %s to %s have more than %d combinations of parents: lower maxParents of some", f.names[o], f.names[d], maxRoutes)
+		case n == 0:
 			lost = append(lost, f.names[o]+" to "+f.names[d])
-		case len(routes) == 0:
-			lost = append(lost, f.names[o]+" to "+f.names[d])
+			if stuck != "" {
+				fix = fmt.Sprintf("%s can be all that members on the way have chosen: join the two with links", stuck)
+			}
 		}
 	})
 	if len(lost) == 0 {
 		return
 	}
-	if fix == "" {
-		fix = "join them with links, or take them out"
+	b.partial = true
+	if !b.lenient {
+		b.report.refuse("spec", v1alpha1.ReasonUnroutable, "no path of links leads from %s: %s", firstNames(lost), fix)
 	}
-	if b.lenient {
-		return
-	}
-	b.report.refuse(field, reason, "there is no path of links for %s: %s", firstNames(lost), fix)
-}
-
-// routable tells whether any path joins two members.
-func (f *fabric) routable(o, d int32) bool {
-	g := f.graph
-	return g.whole[g.island[o]] == g.whole[g.island[d]]
 }
 
 // eachPair calls fn for the pairs that flow over links, in order.
@@ -117,8 +111,7 @@ func (b *bridge) eachPair(fn func(o, d int32)) {
 // eachRoute calls fn for all routes of all pairs that have any.
 func (b *bridge) eachRoute(fn func(o, d int32, r route)) {
 	b.eachPair(func(o, d int32) {
-		routes, _, _ := b.fabric.routes(o, d)
-		for _, r := range routes {
+		for _, r := range b.fabric.routes(o, d) {
 			fn(o, d, r)
 		}
 	})

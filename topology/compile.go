@@ -1,6 +1,7 @@
 package topology
 
 import (
+	"maps"
 	"slices"
 	"strings"
 
@@ -47,9 +48,16 @@ func Recompile(prev *Plan, in Input) *Plan {
 	} else {
 		m.streams = newStreamStage(m.world, streams, past)
 	}
-	m.bridges = newBridgeStage(m.streams, bridges, past)
-	m.remember(past)
-	return assemble(m, past)
+	banned := map[*v1alpha1.Bridge]string{}
+	for {
+		m.bridges = newBridgeStage(m.streams, bridges, past, banned)
+		p, more := assemble(m, past)
+		if p != nil {
+			m.remember(past)
+			return p
+		}
+		maps.Copy(banned, more)
+	}
 }
 
 // memo is what a plan keeps for the next compilation.
@@ -58,6 +66,7 @@ type memo struct {
 	members []*v1alpha1.MemberCluster // by name
 	streams *streamStage
 	bridges *bridgeStage
+	fabrics map[*fabric]*assembled
 	// effective versions of all objects that are in effect.
 	effective map[ObjectRef]metav1.Object
 	// mayHold names the objects of which members may hold something.

@@ -4,8 +4,8 @@ import (
 	"cmp"
 	"crypto/sha256"
 	"encoding/hex"
-	"fmt"
 	"slices"
+	"strings"
 
 	federationv1 "github.com/sealane/sealane/api/federation/v1"
 	"github.com/sealane/sealane/api/v1alpha1"
@@ -110,6 +110,7 @@ func (d *durable) findFlows(b *bridge) {
 			lacking = append(lacking, f.names[o])
 		}
 	}
+	b.partial = b.partial || len(lacking) > 0
 	if len(lacking) > 0 && !b.lenient {
 		rep.refuse("spec.stream.name", v1alpha1.ReasonUnknownStream, "account %s has no Stream %s on %s: create one whose placement includes it, or take it out of spec.from",
 			f.accounts[b.account], d.stream, firstNames(lacking))
@@ -143,93 +144,174 @@ func (d *durable) checkTargets(b *bridge) {
 			d.ownedAt.remove(m)
 		}
 	}
+	var first *placed
 	for _, p := range d.origins {
 		if !p.at.meets(feeding) {
 			continue
 		}
 		work := p.spec.Retention == federationv1.StreamSpec_WORK_QUEUE
 		if d.queue && !work {
-			rep.refuse("spec.stream.name", v1alpha1.ReasonInvalidValue, "Stream %s is no work queue: set its retention to WorkQueue, or use a bridge of type Stream to copy it", p.ref.path())
+			rep.refuse("spec.stream.name", v1alpha1.ReasonInvalidValue, "Stream %s is no work queue: use one whose retention is WorkQueue, or a bridge of type Stream to copy this one", p.ref.path())
 		}
 		if !d.queue && work {
 			rep.refuse("spec.stream.name", v1alpha1.ReasonInvalidValue, "Stream %s is a work queue, from which a copy would take the messages: use a bridge of type Queue to move them", p.ref.path())
 		}
-		if d.owned == nil {
-			d.owned = &federationv1.StreamSpec{
-				Account: f.accounts[b.account], Name: d.target, Retain: true, MemoryStorage: p.spec.MemoryStorage,
-				MaxBytes: p.spec.MaxBytes, MaxMessages: p.spec.MaxMessages, MaxMessagesPerSubject: p.spec.MaxMessagesPerSubject, MaxAge: p.spec.MaxAge,
-				DiscardNew: p.spec.DiscardNew, DuplicateWindow: p.spec.DuplicateWindow,
-			}
-			if d.queue {
-				d.owned.Retention = federationv1.StreamSpec_WORK_QUEUE
+		own := d.ownedFrom(p)
+		if d.owned != nil && d.owned.MemoryStorage != own.MemoryStorage && !d.ownedAt.empty() {
+			rep.refuse("spec.stream.target", v1alpha1.ReasonInvalidValue, "Streams %s and %s have different storage, so that it is open which %s shall have: create a Stream of that name at the destinations",
+				first.ref.path(), p.ref.path(), d.target)
+			return
+		}
+		if first == nil {
+			first = p
+		}
+		d.owned = mergeOwned(d.owned, own)
+		if d.local() && p.at.meets(b.from.and(b.to)) {
+			d.checkApart(b, p, "is copied to its own member")
+		}
+	}
+	if d.queue && !rep.refused {
+		d.checkShared(b)
+	}
+}
+
+// ownedFrom is the stream that the bridge makes for a Stream at an origin.
+func (d *durable) ownedFrom(p *placed) *federationv1.StreamSpec {
+	s := p.spec
+	own := &federationv1.StreamSpec{
+		Account: s.Account, Name: d.target, Retain: true, MemoryStorage: s.MemoryStorage,
+		MaxBytes: s.MaxBytes, MaxMessages: s.MaxMessages, MaxMessagesPerSubject: s.MaxMessagesPerSubject, MaxAge: s.MaxAge,
+		DiscardNew: s.DiscardNew, DuplicateWindow: s.DuplicateWindow,
+	}
+	if d.queue {
+		own.Retention = federationv1.StreamSpec_WORK_QUEUE
+	}
+	return own
+}
+
+// checkApart refuses renames of part of what a subject holds. Elsewhere an outlet
+// filters and the source renames; a source that must do both has one list, in
+// which NATS lets no subject cover another.
+func (d *durable) checkApart(b *bridge, p *placed, why string) {
+	subjects := d.filters
+	if len(subjects) == 0 {
+		subjects = p.spec.Subjects
+	}
+	for i, r := range d.renames {
+		field := index("spec.rename", i) + ".from"
+		if len(subjects) == 0 && r.from != ">" {
+			b.report.refuse(field, v1alpha1.ReasonInvalidSubject, "Stream %s, which %s, binds no subjects, so that it cannot be told what else it holds: list the bridge's subjects", p.ref.path(), why)
+		}
+		for _, s := range subjects {
+			if overlaps(r.from, s) && !covers(r.from, s) {
+				b.report.refuse(field, v1alpha1.ReasonInvalidSubject,
+					"%s is only part of %s, and Stream %s %s: list subjects so that each rule changes all of one", r.from, s, p.ref.path(), why)
 			}
 		}
 	}
 }
 
-// hash keeps the consumers of bridges apart.
-func (d *durable) hash(b *bridge) string {
-	sum := sha256.Sum256([]byte(b.ref.path() + "\x00" + b.fabric.accounts[b.account] + "\x00" + d.stream + "\x00" + d.target))
-	return hex.EncodeToString(sum[:4])
+// consumer is the durable consumer of one flow, and the subject on which it
+// delivers. The hash keeps bridges apart, and origins: flow control of a consumer
+// is addressed by stream and consumer alone, and acknowledges what it names.
+func (d *durable) consumer(b *bridge, fl flow) (name, deliver string) {
+	f := b.fabric
+	origin, destination := f.names[fl.o], f.names[fl.d]
+	sum := sha256.Sum256([]byte(strings.Join([]string{b.ref.path(), f.accounts[b.account], origin, d.stream, d.target}, "\x00")))
+	hash := hex.EncodeToString(sum[:4])
+	return "fed-" + destination + "-" + hash, strings.Join([]string{deliverTag, destination, origin, d.stream, hash}, ".")
 }
 
 func (d *durable) lower(b *bridge, w *lowering) *lowered {
-	f, hash, account := b.fabric, d.hash(b), b.fabric.accounts[b.account]
-	type names struct{ consumer, deliver string }
-	nameOf := func(fl flow) names {
-		return names{"fed-" + f.names[fl.d] + "-" + hash, fmt.Sprintf("%s.%s.%s.%s.%s", deliverTag, f.names[fl.d], f.names[fl.o], d.stream, hash)}
-	}
-	routed := map[flow]bool{}
+	f := b.fabric
+	var flows []flow
 	for _, fl := range d.flows {
 		if fl.o == fl.d {
-			routed[fl] = true
+			flows = append(flows, fl)
 			continue
 		}
-		n := nameOf(fl)
-		routes, _, _ := f.routes(fl.o, fl.d)
+		name, deliver := d.consumer(b, fl)
+		routes := f.routes(fl.o, fl.d)
 		for _, r := range routes {
-			routed[fl] = true
 			w.walk(r)
-			w.deliver(r, n.deliver)
-			w.reply(r, "$JS.FC."+d.stream+"."+n.consumer+".>")
-			w.reset(r, d.stream, n.consumer)
+			w.deliver(r, deliver)
+			w.reply(r, "$JS.FC."+d.stream+"."+name+".>")
+			w.reset(r, d.stream, name)
+		}
+		if len(routes) > 0 {
+			flows = append(flows, fl)
 		}
 	}
 	out := w.finish()
-	for _, fl := range d.flows {
-		if !routed[fl] {
-			continue
-		}
-		src := &federationv1.Source{Bridge: b.ref.path(), Stream: d.stream}
-		at := sourceAt{streamAt: streamAt{fl.d, b.account, d.target}, source: src}
-		if fl.o == fl.d {
-			d.localSource(src, f.names[fl.o])
-			out.sources = append(out.sources, at)
-			continue
-		}
-		n := nameOf(fl)
-		id := federationv1.OutletID(f.names[fl.d], account, d.stream, n.consumer)
-		out.outlets = append(out.outlets, memberPart{fl.o, &PlannedPart{Part: federationv1.Seal(&federationv1.Part{Id: id, Spec: &federationv1.Part_Outlet{Outlet: &federationv1.OutletSpec{
-			Bridge: b.ref.path(), Destination: f.names[fl.d], Account: account, Stream: d.stream, Consumer: n.consumer, DeliverSubject: n.deliver,
-			Filters: d.filters, RateLimit: d.rateLimit, Paused: d.paused,
-		}}})}})
-		src.Origin, src.Consumer, src.DeliverSubject, src.ApiPrefix = f.names[fl.o], n.consumer, n.deliver, resetTag+"."+f.names[fl.o]
-		for _, r := range d.renames {
-			src.Transforms = append(src.Transforms, &federationv1.Transform{From: r.from, To: r.transform(f.names[fl.o], 0)})
-		}
-		at.after = &PartRef{f.names[fl.o], id}
-		out.sources = append(out.sources, at)
+	destinations := map[int32][]string{}
+	for _, fl := range flows {
+		destinations[fl.o] = append(destinations[fl.o], f.names[fl.d])
 	}
+	for i, fl := range flows {
+		if fl.o == fl.d && d.paused {
+			continue // there is no outlet to pause; a source that comes back goes on where it was
+		}
+		if fl.o == fl.d {
+			out.sources = append(out.sources, sourceAt{streamAt{fl.d, b.account, d.target}, d.localSource(b, fl), nil})
+			continue
+		}
+		d.lowerFlow(b, fl, destinations[fl.o], out)
+		if d.shared && (i == 0 || flows[i-1].o != fl.o) {
+			out.partitions = append(out.partitions, streamAt{fl.o, b.account, d.stream})
+		}
+	}
+	slices.SortStableFunc(out.sources, func(a, b sourceAt) int { return compareStreams(a.streamAt, b.streamAt) })
 	return out
 }
 
-func (d *durable) localSource(src *federationv1.Source, origin string) {
-	src.Filters = d.filters
+// lowerFlow writes the outlet at the origin and the source at the destination.
+func (d *durable) lowerFlow(b *bridge, fl flow, destinations []string, out *lowered) {
+	f, account := b.fabric, b.fabric.accounts[b.account]
+	origin, destination := f.names[fl.o], f.names[fl.d]
+	name, deliver := d.consumer(b, fl)
+	outlet := &federationv1.OutletSpec{
+		Bridge: b.ref.path(), Destination: destination, Account: account, Stream: d.stream, Consumer: name, DeliverSubject: deliver,
+		Filters: d.filters, RateLimit: d.rateLimit, Paused: d.paused,
+	}
+	src := &federationv1.Source{
+		Bridge: b.ref.path(), Origin: origin, Stream: d.stream, Consumer: name, DeliverSubject: deliver, ApiPrefix: resetTag + "." + origin,
+	}
+	if d.shared {
+		parts, old := share(destinations)
+		outlet.Filters = d.partitionFilters(fl.o, parts[destination], old == destination)
+		src.Transforms = d.partitionStrip(fl, origin)
+	} else {
+		for _, r := range d.renames {
+			src.Transforms = append(src.Transforms, &federationv1.Transform{From: r.from, To: r.transform(origin, 0)})
+		}
+	}
+	id := federationv1.OutletID(destination, account, d.stream, name)
+	part := federationv1.Seal(&federationv1.Part{Id: id, Spec: &federationv1.Part_Outlet{Outlet: outlet}})
+	out.outlets = append(out.outlets, memberPart{fl.o, &PlannedPart{Part: part}})
+	out.sources = append(out.sources, sourceAt{streamAt{fl.d, b.account, d.target}, src, &PartRef{origin, id}})
+}
+
+// localSource copies from a stream of the same member. Its filters are those of
+// its transforms, where it has any.
+func (d *durable) localSource(b *bridge, fl flow) *federationv1.Source {
+	origin := b.fabric.names[fl.o]
+	src := &federationv1.Source{Bridge: b.ref.path(), Stream: d.stream}
+	if len(d.renames) == 0 {
+		src.Filters = d.filters
+		return src
+	}
 	for _, r := range d.renames {
 		src.Transforms = append(src.Transforms, &federationv1.Transform{From: r.from, To: r.transform(origin, 0)})
 	}
+	for _, s := range d.held(fl.o) {
+		if !slices.ContainsFunc(d.renames, func(r *rename) bool { return covers(r.from, s) }) {
+			src.Transforms = append(src.Transforms, &federationv1.Transform{From: s, To: identity(s, 0)})
+		}
+	}
+	return src
 }
 
+// footprint adds what a durable bridge needs beside its imports.
 func (d *durable) footprint(b *bridge, fp *Footprint) {
 	f, account := b.fabric, b.fabric.accounts[b.account]
 	fp.Paused = d.paused

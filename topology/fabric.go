@@ -23,7 +23,8 @@ type fabric struct {
 	links    []link
 	peers    [][]peer // by member, sorted by the other's index
 	graph    *graph
-	brokers  []*federationv1.BrokerSpec
+	brokers  []*federationv1.BrokerSpec    // by member
+	limits   []*federationv1.AccountLimits // by account
 
 	accountNames []string // by accountCode
 	accountIDs   []string
@@ -66,6 +67,10 @@ func (f *fabric) finish() {
 	f.account = make(map[string]int32, len(f.accounts))
 	for i, a := range f.accounts {
 		f.account[a] = int32(i)
+	}
+	f.limits = make([]*federationv1.AccountLimits, len(f.accounts))
+	for _, a := range f.topology.Spec.Accounts {
+		f.limits[f.account[a.Name]] = accountLimits(a.Limits)
 	}
 	f.accountNames = slices.Clone(f.accounts)
 	for _, n := range f.names {

@@ -68,9 +68,7 @@ func (r *resolver) resolve(t *v1alpha1.MessagingTopology, acceptedBefore bool, r
 		f.groupOf[i] = g
 		f.groups[t.Spec.Groups[g].Name].add(int32(i))
 	}
-	for i := range f.names {
-		f.brokers = append(f.brokers, f.brokerSpec(int32(i)))
-	}
+	f.setBrokers()
 	r.checkMembers(f, rep)
 	linkRules(f, r.byName, rep)
 	if rep.refused {

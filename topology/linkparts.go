@@ -22,10 +22,10 @@ func grantFor(dialer *v1alpha1.MemberCluster, acceptor string) *v1alpha1.Grant {
 // linkSpec is the member's end of a link; nil while something for it is not known
 // yet: the dialer's key, or the acceptor's grant, which tells that the acceptor is
 // ready.
-func (a *assembly) linkSpec(i int32, p peer) *federationv1.LinkSpec {
-	f := a.f
+func (a *assembled) linkSpec(i int32, p peer) *federationv1.LinkSpec {
+	f := a.fabric
 	l := f.links[p.link]
-	dialer, acceptor := a.byName[f.names[l.dialer]], a.byName[f.names[l.acceptor]]
+	dialer, acceptor := a.members[f.names[l.dialer]], a.members[f.names[l.acceptor]]
 	if l.acceptor == i {
 		if dialer.Status.LinkKey == "" {
 			return nil
@@ -43,21 +43,21 @@ func (a *assembly) linkSpec(i int32, p peer) *federationv1.LinkSpec {
 	}
 }
 
-func (a *assembly) planLinks() []Link {
-	f := a.f
+func (a *assembled) planLinks() []Link {
+	f := a.fabric
 	out := make([]Link, 0, len(f.links))
 	for _, l := range f.links {
 		dialer, acceptor := f.names[l.dialer], f.names[l.acceptor]
 		out = append(out, Link{
 			Topology: f.topology.Name, Dialer: dialer, Acceptor: acceptor, FailoverGroup: l.group,
-			Granted: grantFor(a.byName[dialer], acceptor) != nil,
+			Granted: grantFor(a.members[dialer], acceptor) != nil,
 		})
 	}
 	return out
 }
 
-func (a *assembly) topologyFootprint() *Footprint {
-	f := a.f
+func (a *assembled) topologyFootprint() *Footprint {
+	f := a.fabric
 	fp := &Footprint{Generation: f.topology.Generation, Members: slices.Clone(f.names)}
 	for i, name := range f.names {
 		fp.Parts = append(fp.Parts, PartRef{name, federationv1.BrokerID})

@@ -2,6 +2,7 @@ package topology
 
 import (
 	"cmp"
+	"math/bits"
 	"slices"
 	"strings"
 
@@ -11,7 +12,7 @@ import (
 // lowered is what an accepted bridge asks of the members.
 type lowered struct {
 	fabric *fabric
-	// imports sorted by place; at tells where each place begins.
+	// imports by place, perhaps with some twice; at tells where each place begins.
 	imports []imported
 	at      []run
 	// outlets at the origins.
@@ -76,12 +77,24 @@ type lowering struct {
 	scope
 	out   []imported
 	tags  map[string][]string // tagged forward subjects by marked origin
-	seen  []int32             // by member: the last origin (plus 1) that was led there
+	led   []int32             // by member: the last origin (plus 1) that was led there, while nothing is marked
 	steps map[[2]int32]bool   // links used, the lower member first; of cuts the child
+	// leds are the steps of the origin at hand on routes that may be marked.
+	origin int32
+	leds   map[ledStep]bool
+}
+
+// ledStep is a step of the routes of one origin.
+type ledStep struct {
+	mark             string
+	prev, from, next int32
 }
 
 func newLowering(s scope) *lowering {
-	return &lowering{scope: s, tags: map[string][]string{}, seen: make([]int32, len(s.fabric.names)), steps: map[[2]int32]bool{}}
+	return &lowering{
+		scope: s, tags: map[string][]string{}, led: make([]int32, len(s.fabric.names)), steps: map[[2]int32]bool{},
+		origin: -1, leds: map[ledStep]bool{},
+	}
 }
 
 func (l *lowering) accountName() string { return l.fabric.accounts[l.account] }
@@ -90,45 +103,71 @@ func (l *lowering) tag(kind, mark, subject string) string {
 	return kind + "." + mark + "." + l.accountName() + "." + subject
 }
 
-// forward leads subjects along a route; at the end to(i) is the i-th subject's
-// name there and whether it is renamed. Where the trees of an origin have no
-// marks, what an earlier destination has led there already is not repeated.
+// tagged are the subjects with the tag of a marked origin.
+func (l *lowering) tagged(mark string, subjects []string) []string {
+	t, ok := l.tags[mark]
+	if !ok {
+		for _, s := range subjects {
+			t = append(t, l.tag(forwardTag, mark, s))
+		}
+		l.tags[mark] = t
+	}
+	return t
+}
+
+// forward leads the subjects of the bridge along a route; at the end to(i) is the
+// i-th subject's name there and whether it is renamed. What was led over a step
+// for an earlier destination of the same origin is not repeated.
 func (l *lowering) forward(r route, subjects []string, to func(i int) (string, bool)) {
 	f, n := l.fabric, len(r.nodes)-1
-	tagged := func(step int) []string {
-		t := l.tags[r.forward[step]]
-		for i := len(t); i < len(subjects); i++ {
-			t = append(t, l.tag(forwardTag, r.forward[step], subjects[i]))
-			l.tags[r.forward[step]] = t
-		}
-		return t
-	}
 	last, prev := r.nodes[n], f.in(r.nodes[n-1])
-	for i, s := range tagged(n - 1) {
+	for i, s := range l.tagged(r.from(n-1), subjects) {
 		local, renamed := to(i)
 		l.out = append(l.out, imported{place{last, accountCode(l.account)}, prev, false, renamed, s, local})
 	}
-	plain := len(f.graph.cuts) == 0
 	for i := n - 1; i >= 0; i-- {
-		next := r.nodes[i+1]
-		if plain {
-			if l.seen[next] == r.nodes[0]+1 {
-				return
-			}
-			l.seen[next] = r.nodes[0] + 1
-		}
-		at := place{r.nodes[i], f.out(next)}
-		out := tagged(i)
-		if i == 0 {
-			for j, s := range subjects {
-				l.out = append(l.out, imported{at, accountCode(l.account), false, false, s, out[j]})
-			}
+		switch done := l.mark(r, i); {
+		case done && len(f.graph.cuts) == 0:
+			return // and so were all steps before
+		case done:
 			continue
 		}
-		for j, s := range tagged(i - 1) {
-			l.out = append(l.out, imported{at, f.in(r.nodes[i-1]), false, false, s, out[j]})
+		at := place{r.nodes[i], f.out(r.nodes[i+1])}
+		out := l.tagged(r.from(i), subjects)
+		in, source := subjects, accountCode(l.account)
+		if i > 0 {
+			in, source = l.tagged(r.from(i-1), subjects), f.in(r.nodes[i-1])
+		}
+		for j, s := range in {
+			l.out = append(l.out, imported{at, source, false, false, s, out[j]})
 		}
 	}
+}
+
+// mark notes that the origin of a route is led over its i-th step, and tells
+// whether it was before.
+func (l *lowering) mark(r route, i int) bool {
+	origin, next := r.nodes[0], r.nodes[i+1]
+	if len(l.fabric.graph.cuts) == 0 {
+		if l.led[next] == origin+1 {
+			return true
+		}
+		l.led[next] = origin + 1
+		return false
+	}
+	if l.origin != origin {
+		l.origin = origin
+		clear(l.leds)
+	}
+	s := ledStep{r.from(i), -1, r.nodes[i], next}
+	if i > 0 {
+		s.prev = r.nodes[i-1]
+	}
+	if l.leds[s] {
+		return true
+	}
+	l.leds[s] = true
+	return false
 }
 
 // deliver leads one subject, which belongs to this pair alone, along a route.
@@ -136,7 +175,7 @@ func (l *lowering) deliver(r route, subject string) {
 	f, n := l.fabric, len(r.nodes)-1
 	source, local := accountCode(l.account), subject
 	for i := range n {
-		tagged := l.tag(forwardTag, r.forward[i], subject)
+		tagged := l.tag(forwardTag, r.from(i), subject)
 		l.out = append(l.out, imported{place{r.nodes[i], f.out(r.nodes[i+1])}, source, false, false, local, tagged})
 		source, local = f.in(r.nodes[i]), tagged
 	}
@@ -148,10 +187,10 @@ func (l *lowering) reply(r route, subject string) {
 	f, n := l.fabric, len(r.nodes)-1
 	tagged := make([]string, n)
 	for i := range n {
-		if i > 0 && r.reply[i] == r.reply[i-1] {
+		if i > 0 && r.back(i) == r.back(i-1) {
 			tagged[i] = tagged[i-1]
 		} else {
-			tagged[i] = l.tag(replyTag, r.reply[i], subject)
+			tagged[i] = l.tag(replyTag, r.back(i), subject)
 		}
 	}
 	for i := n; i > 0; i-- {
@@ -237,16 +276,25 @@ func compareImports(a, b imported) int {
 	return cmp.Or(cmp.Compare(a.source, b.source), strings.Compare(a.subject, b.subject), strings.Compare(a.to, b.to))
 }
 
-// finish sorts the imports and finds the places.
+// finish sorts the imports by place.
 func (l *lowering) finish() *lowered {
-	slices.SortFunc(l.out, compareImports)
-	out := &lowered{fabric: l.fabric, imports: slices.CompactFunc(l.out, func(a, b imported) bool { return compareImports(a, b) == 0 })}
-	for i := range out.imports {
+	keys := make([]uint64, len(l.out))
+	width := uint(bits.Len(uint(len(l.out))))
+	accounts := uint64(len(l.fabric.accountNames))
+	for i := range l.out {
+		p := l.out[i].place
+		keys[i] = (uint64(p.member)*accounts+uint64(p.account))<<width | uint64(i)
+	}
+	slices.Sort(keys)
+	out := &lowered{fabric: l.fabric, imports: make([]imported, len(l.out))}
+	for i, k := range keys {
+		out.imports[i] = l.out[k&(1<<width-1)]
 		if p := out.imports[i].place; i == 0 || p != out.at[len(out.at)-1].place {
 			out.at = append(out.at, run{p, int32(i), int32(i)})
 		}
 		out.at[len(out.at)-1].to = int32(i + 1)
 	}
+	l.out = nil
 	return out
 }
 

@@ -16,90 +16,144 @@ const maxRoutes = 16
 // are marked by the choices that lie on the responder's side.
 type route struct {
 	nodes []int32
-	// forward and reply hold for each step the marked names of the first and of
-	// the last member: the first as seen going there, the last as seen coming back.
+	// origin and responder are the names of the ends.
+	origin, responder string
+	// forward and reply hold for each step the marked names of origin and responder;
+	// nil where no step is marked.
 	forward []string
 	reply   []string
 }
 
-// routes are the ways from o to d, of which o is not d; none if there is no path
-// for some choice of parents, and then stuck names the choice ("" if there is no
-// path at all). more tells that there are over maxRoutes.
-func (f *fabric) routes(o, d int32) (out []route, stuck string, more bool) {
+// from is the name of the origin on the i-th step.
+func (r *route) from(i int) string {
+	if r.forward == nil {
+		return r.origin
+	}
+	return r.forward[i]
+}
+
+// back is the name of the responder on the i-th step, counted from the origin.
+func (r *route) back(i int) string {
+	if r.reply == nil {
+		return r.responder
+	}
+	return r.reply[i]
+}
+
+// routes are the ways from o to another member d; none unless they are routable.
+func (f *fabric) routes(o, d int32) []route {
 	g := f.graph
 	if g.island[o] == g.island[d] {
-		return []route{f.mark(g.path(nil, o, d))}, "", false
+		return []route{f.mark(g.path(nil, o, d))}
 	}
-	if g.whole[g.island[o]] != g.whole[g.island[d]] {
-		return nil, "", false
+	if n, _ := f.routable(o, d); n == 0 || n > maxRoutes {
+		return nil
 	}
-	ways, stuck := g.ways(o, d)
-	if len(ways) > maxRoutes {
-		return nil, "", true
+	ways := g.ways(o, d)
+	out := make([]route, len(ways))
+	for i, w := range ways {
+		out[i] = f.mark(w)
 	}
-	if stuck != "" {
-		return nil, stuck, false
-	}
-	for _, w := range ways {
-		out = append(out, f.mark(w))
-	}
-	return out, "", false
+	return out
 }
 
 // ways finds the paths for every choice of parents on the way. It splits the way
 // at the cuts between x and y until what is left is on one island.
-func (g *graph) ways(x, y int32) (out [][]int32, stuck string) {
+func (g *graph) ways(x, y int32) [][]int32 {
 	if g.island[x] == g.island[y] {
-		return [][]int32{g.path(nil, x, y)}, ""
+		return [][]int32{g.path(nil, x, y)}
+	}
+	var out [][]int32
+	c := g.separating(x, y)
+	for _, p := range c.parents {
+		near, far := p, c.child
+		if c.side[g.island[x]] {
+			near, far = c.child, p
+		}
+		tails := g.ways(far, y)
+		for _, h := range g.ways(x, near) {
+			for _, t := range tails {
+				out = append(out, append(append(make([]int32, 0, len(h)+len(t)), h...), t...))
+			}
+		}
+	}
+	return out
+}
+
+// routable counts the routes from x to y, up to more than maxRoutes. It is 0 if
+// there is no path for some choice of parents, which stuck names ("": no path at
+// all).
+func (f *fabric) routable(x, y int32) (n int, stuck string) {
+	g := f.graph
+	if g.whole[g.island[x]] != g.whole[g.island[y]] {
+		return 0, ""
+	}
+	return g.count(x, y)
+}
+
+// count is how many ways there are, as ways finds them.
+func (g *graph) count(x, y int32) (n int, stuck string) {
+	if g.island[x] == g.island[y] {
+		return 1, ""
 	}
 	c := g.separating(x, y)
 	if c == nil {
-		return nil, g.f.names[x] + " and " + g.f.names[y]
+		return 0, g.f.names[x] + " and " + g.f.names[y]
 	}
 	for _, p := range c.parents {
 		near, far := p, c.child
 		if c.side[g.island[x]] {
 			near, far = c.child, p
 		}
-		heads, stuck := g.ways(x, near)
+		heads, stuck := g.count(x, near)
 		if stuck != "" {
-			return nil, stuck
+			return 0, stuck
 		}
-		tails, stuck := g.ways(far, y)
+		tails, stuck := g.count(far, y)
 		if stuck != "" {
-			return nil, stuck
+			return 0, stuck
 		}
-		for _, h := range heads {
-			for _, t := range tails {
-				out = append(out, append(append(make([]int32, 0, len(h)+len(t)), h...), t...))
-			}
-		}
-		if len(out) > maxRoutes {
-			return out, ""
-		}
+		n = min(n+heads*tails, maxRoutes+1)
 	}
-	return out, ""
+	return n, ""
 }
 
 // mark names the traffic on each step of a path.
 func (f *fabric) mark(nodes []int32) route {
 	n := len(nodes) - 1
-	r := route{nodes: nodes, forward: make([]string, n), reply: make([]string, n)}
-	name := f.names[nodes[0]]
+	r := route{nodes: nodes, origin: f.names[nodes[0]], responder: f.names[nodes[n]]}
+	if len(f.graph.cuts) == 0 {
+		return r
+	}
 	for i := range n {
 		if f.climbs(nodes[i], nodes[i+1]) {
-			name += ":" + f.names[nodes[i+1]]
+			if r.forward == nil {
+				r.forward = repeat(r.origin, n)
+			}
+			for j := i; j < n; j++ {
+				r.forward[j] += ":" + f.names[nodes[i+1]]
+			}
 		}
-		r.forward[i] = name
 	}
-	name = f.names[nodes[n]]
 	for i := n - 1; i >= 0; i-- {
 		if f.climbs(nodes[i+1], nodes[i]) {
-			name += ":" + f.names[nodes[i]]
+			if r.reply == nil {
+				r.reply = repeat(r.responder, n)
+			}
+			for j := i; j >= 0; j-- {
+				r.reply[j] += ":" + f.names[nodes[i]]
+			}
 		}
-		r.reply[i] = name
 	}
 	return r
+}
+
+func repeat(s string, n int) []string {
+	out := make([]string, n)
+	for i := range out {
+		out[i] = s
+	}
+	return out
 }
 
 // climbs tells whether the step from child goes to one of the parents among

@@ -16,6 +16,7 @@ type placed struct {
 	name   string
 	at     set
 	spec   *federationv1.StreamSpec // without sources
+	needs  *Footprint
 }
 
 // streamKey names a stream on the members of a fabric.
@@ -128,6 +129,7 @@ func (s *streamStage) evaluate(o *v1alpha1.Stream, old *streamStage, lenient boo
 			return same
 		}
 	}
+	p.needs = p.footprint()
 	return p
 }
 
@@ -221,6 +223,22 @@ func (u usage) at(f *fabric) *reserved {
 		u[f] = r
 	}
 	return r
+}
+
+func (r *reserved) clone() *reserved {
+	c := &reserved{file: slices.Clone(r.file), memory: slices.Clone(r.memory), accounts: map[int32]*reserved{}}
+	for a, x := range r.accounts {
+		c.accounts[a] = x.clone()
+	}
+	return c
+}
+
+func (u usage) clone() usage {
+	c := usage{}
+	for f, r := range u {
+		c[f] = r.clone()
+	}
+	return c
 }
 
 func (u usage) add(f *fabric, at set, account int32, spec *federationv1.StreamSpec) {

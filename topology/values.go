@@ -1,6 +1,8 @@
 package topology
 
 import (
+	"cmp"
+
 	"k8s.io/apimachinery/pkg/api/resource"
 
 	federationv1 "github.com/sealane/sealane/api/federation/v1"
@@ -30,22 +32,35 @@ func orElse[T any](p *T, def T) T {
 	return *p
 }
 
-// brokerSpec is the broker of one member.
-func (f *fabric) brokerSpec(member int32) *federationv1.BrokerSpec {
-	g := f.topology.Spec.Groups[f.groupOf[member]]
-	b := g.Broker
-	for _, o := range g.Overrides {
-		if o.Cluster != f.names[member] {
-			continue
-		}
-		b.Storage = either(o.Broker.Storage, b.Storage)
-		b.Memory = either(o.Broker.Memory, b.Memory)
-		b.MaxPayload = either(o.Broker.MaxPayload, b.MaxPayload)
-		b.MaxConnections = either(o.Broker.MaxConnections, b.MaxConnections)
-		if o.Broker.Durability != "" {
-			b.Durability = o.Broker.Durability
+// setBrokers finds the broker of each member. Members without an override share
+// that of their group.
+func (f *fabric) setBrokers() {
+	groups := f.topology.Spec.Groups
+	common := make([]*federationv1.BrokerSpec, len(groups))
+	overrides := map[string]v1alpha1.BrokerTemplate{}
+	for gi, g := range groups {
+		common[gi] = brokerSpec(g.Broker)
+		for _, o := range g.Overrides {
+			if i, ok := f.index[o.Cluster]; ok && f.groupOf[i] == int32(gi) {
+				overrides[o.Cluster] = o.Broker
+			}
 		}
 	}
+	f.brokers = make([]*federationv1.BrokerSpec, len(f.names))
+	for i, name := range f.names {
+		f.brokers[i] = common[f.groupOf[i]]
+		o, ok := overrides[name]
+		if !ok {
+			continue
+		}
+		b := groups[f.groupOf[i]].Broker
+		b.Storage, b.Memory, b.MaxPayload = either(o.Storage, b.Storage), either(o.Memory, b.Memory), either(o.MaxPayload, b.MaxPayload)
+		b.MaxConnections, b.Durability = either(o.MaxConnections, b.MaxConnections), cmp.Or(o.Durability, b.Durability)
+		f.brokers[i] = brokerSpec(b)
+	}
+}
+
+func brokerSpec(b v1alpha1.BrokerTemplate) *federationv1.BrokerSpec {
 	return &federationv1.BrokerSpec{
 		MaxStorage:     quantity(b.Storage, defaultStorage),
 		MaxMemory:      quantity(b.Memory, defaultMemory),

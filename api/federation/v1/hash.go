@@ -4,6 +4,7 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"fmt"
+	"iter"
 	"sort"
 
 	"google.golang.org/protobuf/proto"
@@ -41,9 +42,22 @@ func StateHash(parts map[string]string) string {
 		ids = append(ids, id)
 	}
 	sort.Strings(ids)
+	return SortedStateHash(func(yield func(id, hash string) bool) {
+		for _, id := range ids {
+			if !yield(id, parts[id]) {
+				return
+			}
+		}
+	})
+}
+
+// SortedStateHash is the StateHash of parts that come in the order of their ids.
+func SortedStateHash(parts iter.Seq2[string, string]) string {
 	h := sha256.New()
-	for _, id := range ids {
-		fmt.Fprintf(h, "%s\x00%s\x00", id, parts[id])
+	var buf []byte
+	for id, hash := range parts {
+		buf = append(append(append(append(buf[:0], id...), 0), hash...), 0)
+		h.Write(buf)
 	}
 	return hex.EncodeToString(h.Sum(nil)[:16])
 }

@@ -1,0 +1,81 @@
+package topology
+
+import (
+	"slices"
+	"strings"
+
+	federationv1 "github.com/sealane/sealane/api/federation/v1"
+)
+
+// importList is the smallest list of imports that does what those given do; it
+// reorders in.
+func (f *fabric) importList(in []imported) []*federationv1.Import {
+	slices.SortFunc(in, compareImports)
+	in = reduce(slices.CompactFunc(in, func(a, b imported) bool { return compareImports(a, b) == 0 }))
+	if len(in) == 0 {
+		return nil
+	}
+	out := make([]*federationv1.Import, len(in))
+	store := make([]federationv1.Import, len(in))
+	for i, x := range in {
+		to := x.to
+		if to == x.subject {
+			to = ""
+		}
+		o := &store[i]
+		o.Account, o.Subject, o.To, o.Service = f.accountNames[x.source], x.subject, to, x.service
+		out[i] = o
+	}
+	return out
+}
+
+// reduce leaves out the imports that another one of the list covers: two that
+// overlap would deliver twice. The list is sorted and without equals. Imports
+// that can cover each other stand together, because those of one source and plane
+// begin with the same plain tokens.
+func reduce(in []imported) []imported {
+	out := in[:0]
+	for from := 0; from < len(in); {
+		to := from + 1
+		if stem := plainStem(in[from].subject); stem != in[from].subject {
+			for to < len(in) && in[to].source == in[from].source && in[to].service == in[from].service && strings.HasPrefix(in[to].subject, stem) {
+				to++
+			}
+		}
+		group := in[from:to]
+		from = to
+		if len(group) == 1 {
+			out = append(out, group[0])
+			continue
+		}
+		group = slices.Clone(group) // out grows over it
+		for _, x := range group {
+			if x.renamed || !slices.ContainsFunc(group, x.coveredBy) {
+				out = append(out, x)
+			}
+		}
+	}
+	return out
+}
+
+func (x imported) coveredBy(w imported) bool {
+	return !w.renamed && w.subject != x.subject && covers(w.subject, x.subject) && covers(w.to, x.to)
+}
+
+// plainStem is the part of a subject that is never a wildcard: the tag with the
+// first token after it, or the first token. It ends in a dot if more follows.
+func plainStem(s string) string {
+	n := 1
+	if first, _, _ := strings.Cut(s, "."); reservedToken(first) {
+		n = 4
+	}
+	at := 0
+	for range n {
+		i := strings.IndexByte(s[at:], '.')
+		if i < 0 {
+			return s
+		}
+		at += i + 1
+	}
+	return s[:at]
+}

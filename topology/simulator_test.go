@@ -1,0 +1,166 @@
+package topology
+
+import (
+	"fmt"
+	"strings"
+
+	federationv1 "github.com/sealane/sealane/api/federation/v1"
+)
+
+// simulator moves messages through the imports of a plan, as NATS does: an import
+// passes on what was published in the other account (by a client or a leaf
+// connection), but not what that account imported itself; a leaf connection
+// carries one copy of a message, under one subject.
+type simulator struct {
+	accounts map[string]map[string]*federationv1.AccountSpec // by member and account
+	dead     map[[2]string]bool                              // links, both ways around
+	faults   []string
+	steps    int
+}
+
+// delivery is a message that an application account received from elsewhere.
+type delivery struct {
+	member, account, subject string
+}
+
+func newSimulator(p *Plan) *simulator {
+	s := &simulator{accounts: map[string]map[string]*federationv1.AccountSpec{}, dead: map[[2]string]bool{}}
+	for name, m := range p.Members {
+		s.accounts[name] = map[string]*federationv1.AccountSpec{}
+		for _, part := range m.Parts {
+			if a := part.Part.GetAccount(); a != nil {
+				s.accounts[name][a.Name] = a
+			}
+		}
+	}
+	return s
+}
+
+func (s *simulator) fault(format string, args ...any) {
+	s.faults = append(s.faults, fmt.Sprintf(format, args...))
+}
+
+func (s *simulator) cut(a, b string) {
+	s.dead[[2]string{a, b}], s.dead[[2]string{b, a}] = true, true
+}
+
+// other is the account at the far end of a link account.
+func (s *simulator) other(member, account string) (peer, there string, ok bool) {
+	if p, isOut := strings.CutPrefix(account, "tx_"); isOut {
+		return p, "rx_" + member, !s.dead[[2]string{member, p}]
+	}
+	if p, isIn := strings.CutPrefix(account, "rx_"); isIn {
+		return p, "tx_" + member, !s.dead[[2]string{member, p}]
+	}
+	return "", "", false
+}
+
+// publish counts what application accounts receive of a message.
+func (s *simulator) publish(member, account, subject string) map[delivery]int {
+	out := map[delivery]int{}
+	s.steps = 0
+	s.follow(member, account, subject, out)
+	return out
+}
+
+func (s *simulator) follow(member, account, subject string, out map[delivery]int) {
+	if s.steps++; s.steps > 10_000 {
+		s.fault("loop: %s on %s in %s", subject, member, account)
+		return
+	}
+	for name, a := range s.accounts[member] {
+		var seen []string
+		for _, i := range a.Imports {
+			if i.Service || i.Account != account || !covers(i.Subject, subject) {
+				continue
+			}
+			seen = append(seen, mapped(i, subject))
+		}
+		if len(seen) == 0 {
+			continue
+		}
+		if a.Application {
+			for _, m := range seen {
+				out[delivery{member, name, m}]++
+			}
+			continue
+		}
+		for _, m := range seen {
+			if m != seen[0] {
+				s.fault("%s of %s leaves %s over one link as %s and as %s", subject, member, name, seen[0], m)
+			}
+		}
+		if peer, there, up := s.other(member, name); up {
+			if s.accounts[peer][there] == nil {
+				s.fault("%s has no account %s", peer, there)
+			}
+			s.follow(peer, there, seen[0], out)
+		}
+	}
+}
+
+// mapped is the subject that an import makes of one that it matches.
+func mapped(i *federationv1.Import, subject string) string {
+	if i.To == "" {
+		return subject
+	}
+	from, got := strings.Split(i.Subject, "."), strings.Split(subject, ".")
+	var wild, rest []string
+	for n, tok := range from {
+		if tok == "*" {
+			wild = append(wild, got[n])
+		}
+		if tok == ">" {
+			rest = got[n:]
+		}
+	}
+	var out []string
+	next := 0
+	for _, tok := range strings.Split(i.To, ".") {
+		var n int
+		switch _, err := fmt.Sscanf(tok, "$%d", &n); {
+		case err == nil:
+			out = append(out, wild[n-1])
+		case tok == "*":
+			out = append(out, wild[next])
+			next++
+		case tok == ">":
+			out = append(out, rest...)
+		default:
+			out = append(out, tok)
+		}
+	}
+	return strings.Join(out, ".")
+}
+
+// request counts where a request ends: in an application account that has no
+// import for it.
+func (s *simulator) request(member, account, subject string) map[delivery]int {
+	out := map[delivery]int{}
+	s.steps = 0
+	s.ask(member, account, subject, out)
+	return out
+}
+
+func (s *simulator) ask(member, account, subject string, out map[delivery]int) {
+	if s.steps++; s.steps > 10_000 {
+		s.fault("loop: request %s on %s in %s", subject, member, account)
+		return
+	}
+	for _, i := range s.accounts[member][account].GetImports() {
+		local := i.To
+		if local == "" {
+			local = i.Subject
+		}
+		if !i.Service || local != subject {
+			continue
+		}
+		if s.accounts[member][i.Account].GetApplication() {
+			out[delivery{member, i.Account, i.Subject}]++
+			continue
+		}
+		if peer, there, up := s.other(member, i.Account); up {
+			s.ask(peer, there, i.Subject, out)
+		}
+	}
+}

@@ -78,6 +78,7 @@ func TestAppliesWhatTheHubSends(t *testing.T) {
 }
 
 func TestRunsWithoutTheHub(t *testing.T) {
+	t.Parallel()
 	hub := startHub(t, newCA(t))
 	hub.want("tokyo", accountPart("app"), ordersPart())
 	a := startAgent(t, hub, "tokyo")

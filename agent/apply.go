@@ -158,7 +158,9 @@ func (a *applier) pass(ctx context.Context) {
 	a.publish()
 	a.applyStreams(ctx, h)
 	a.publish()
-	a.settle(ctx, h)
+	if ctx.Err() == nil {
+		a.settle(ctx, h)
+	}
 }
 
 // startedBy tells whether the broker runs, and ends the agent if it does not
@@ -273,9 +275,11 @@ func codeOf(err error) string {
 		switch api.ErrorCode {
 		case 10065: // subjects overlap with an existing stream
 			return codeOverlap
-		case 10002, 10023, 10026, 10027, 10028, 10047, 10120, 10121, 10122: // resources, streams, consumers, memory, storage
+		case 10002, 10023, 10026, 10027, 10028, 10047, 10113, 10120, 10121, 10122: // resources, streams, consumers, memory, storage
 			return codeLimit
-		case 10052, 10025, 10138, 10139, 10142: // stream configuration and its filters
+		case 10012, 10025, 10049, 10052, 10053, 10069, // configuration of a stream or consumer
+			10093, 10099, 10100, 10101, 10138, 10139, // filters of a consumer
+			10144, 10145, 10146, 10147, 10155, 10156: // filters and transforms of sources and streams
 			return codeInvalid
 		case 10008, 10076, 10039: // temporarily, or not yet
 			return codeUnavailable

@@ -15,6 +15,7 @@ import (
 )
 
 func TestRepairsDrift(t *testing.T) {
+	t.Parallel()
 	hub := startHub(t, newCA(t))
 	outlet := outletPart(&federationv1.OutletSpec{
 		Bridge: "demo/orders", Destination: "osaka", Account: "app", Stream: "ORDERS", Consumer: "fed-osaka-00000000",
@@ -87,6 +88,7 @@ func TestRepairsDrift(t *testing.T) {
 }
 
 func TestStreamLife(t *testing.T) {
+	t.Parallel()
 	hub := startHub(t, newCA(t))
 	kept := &federationv1.StreamSpec{Account: "app", Name: "KEPT", Subjects: []string{"kept.>"}, Retain: true,
 		Sources: []*federationv1.Source{{Bridge: "demo/local", Stream: "ORDERS", Filters: []string{"orders.eu.>"}}}}

@@ -19,7 +19,7 @@ func (b *backoff) next() time.Duration {
 	} else {
 		b.bound = min(2*b.bound, b.limit)
 	}
-	return rand.N(b.bound) + 1
+	return rand.N(b.bound) + 1 //nolint:gosec // jitter is no secret
 }
 
 func (b *backoff) reset() { b.bound = 0 }

@@ -66,6 +66,7 @@ func spawn(t *testing.T, dir string, o childOptions) *exec.Cmd {
 }
 
 func TestSurvivesKill(t *testing.T) {
+	t.Parallel()
 	hub := startHub(t, newCA(t))
 	hub.want("tokyo", accountPart("app"), ordersPart())
 	dir := t.TempDir()

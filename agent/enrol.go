@@ -95,7 +95,7 @@ func (e *enrolment) once(ctx context.Context, csr []byte) (*identity, error) {
 	if err != nil {
 		return nil, fatalf("hub address %q: %w", e.hub, err)
 	}
-	defer conn.Close()
+	defer func() { _ = conn.Close() }() // nothing is waiting to be sent
 	resp, err := federationv1.NewEnrolmentClient(conn).Enrol(ctx, &federationv1.EnrolRequest{
 		Token:   e.token.String(),
 		Cluster: e.name,

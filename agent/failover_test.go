@@ -115,6 +115,7 @@ func TestOneOfAGroupIsInUse(t *testing.T) {
 // A member with two parents uses one at a time, and the other when that one
 // dies; it stays there when the first is back, also across a restart.
 func TestFailsOverBetweenParents(t *testing.T) {
+	t.Parallel()
 	hub := startHub(t, newCA(t))
 	parents := []string{"kyoto", "nara"}
 	agents := map[string]*testAgent{}

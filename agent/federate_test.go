@@ -102,6 +102,7 @@ func publish(t testing.TB, nc *nats.Conn, subject string, first, last int) {
 }
 
 func TestFederatesTwoMembers(t *testing.T) {
+	t.Parallel()
 	hub := startHub(t, newCA(t))
 	a, b := startAgent(t, hub, "tokyo"), newAgent(t, hub, "osaka")
 	b.opts.LinkListen = "" // only dials

@@ -125,6 +125,7 @@ func TestRenewAt(t *testing.T) {
 // The certificate is renewed over the session, links and session go on, and a
 // restart uses the new one.
 func TestRenews(t *testing.T) {
+	t.Parallel()
 	hub := startHub(t, newCA(t))
 	hub.life = 6 * time.Second
 	hub.want("tokyo", accountPart("app"))
@@ -150,7 +151,7 @@ func TestRenews(t *testing.T) {
 	more := proto.CloneOf(ordersPart())
 	hub.want("tokyo", accountPart("app"), federationv1.Seal(more))
 	hub.applied("tokyo")
-	if !nc.IsConnected() || nc.Statistics.Reconnects != 0 {
+	if !nc.IsConnected() || nc.Stats().Reconnects != 0 {
 		t.Error("the renewal cost a client its connection")
 	}
 	a.stop()

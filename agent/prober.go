@@ -240,7 +240,7 @@ func (p *prober) connected(now time.Time, conns []broker.LeafConn) {
 
 // send sends one probe over a link.
 func (p *prober) send(now time.Time, peer string, l *probed) {
-	seq := l.probe.send(now)
+	seq := l.send(now)
 	if p.conn != nil {
 		// One that cannot be sent is missing like one that gets lost.
 		_ = p.conn.Publish("pq."+peer, []byte(p.nonce+"."+strconv.FormatUint(seq, 10)))

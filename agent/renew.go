@@ -48,7 +48,8 @@ func (r *renewal) run(ctx context.Context) {
 	}
 	for {
 		id := r.ident.Load()
-		if !sleep(ctx, time.Until(renewAt(id.notBefore(), id.notAfter(), rand.Float64()))) {
+		at := renewAt(id.notBefore(), id.notAfter(), rand.Float64()) //nolint:gosec // jitter is no secret
+		if !sleep(ctx, time.Until(at)) {
 			return
 		}
 		for {

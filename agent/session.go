@@ -107,7 +107,7 @@ func (c *hubClient) session(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	defer conn.Close()
+	defer func() { _ = conn.Close() }() // nothing is waiting to be sent
 	stream, err := federationv1.NewFederationClient(conn).Sync(ctx)
 	if err != nil {
 		return explainSession(err)

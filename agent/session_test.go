@@ -49,6 +49,7 @@ func TestRefusesAsAWhole(t *testing.T) {
 // A hub that comes back gets a session, has nothing to send, and one that was
 // restored from before the agent's epoch is not listened to.
 func TestHubComesBack(t *testing.T) {
+	t.Parallel()
 	hub := startHub(t, newCA(t))
 	hub.epoch = 2
 	hub.want("tokyo", accountPart("app"), ordersPart())
@@ -125,6 +126,7 @@ func TestHalfDeadConnection(t *testing.T) {
 // A member that lost its whole journal starts with nothing, is sent everything
 // again, and finds its messages where they were.
 func TestLostJournal(t *testing.T) {
+	t.Parallel()
 	hub := startHub(t, newCA(t))
 	hub.want("tokyo", accountPart("app"), ordersPart())
 	a := startAgent(t, hub, "tokyo")
@@ -154,6 +156,7 @@ func TestLostJournal(t *testing.T) {
 // A grant is the same bytes for as long as the peer's key is the same, and
 // worthless once it is another.
 func TestGrants(t *testing.T) {
+	t.Parallel()
 	hub := startHub(t, newCA(t))
 	a := startAgent(t, hub, "tokyo")
 	startAgent(t, hub, "osaka")

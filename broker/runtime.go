@@ -64,7 +64,7 @@ type Runtime interface {
 	// Name), beside the system account. It returns when they are in effect on
 	// every server, with the error of each account that is not. Unchanged
 	// accounts are left alone. The claims are contents: keys, issuer and times
-	// are set by the runtime. While no server runs it only takes note and returns
+	// are set by the runtime; they must not be modified after they were passed. While no server runs it only takes note and returns
 	// nothing; the next Configure starts with these accounts. An account that is not
 	// in effect is tried again by each call.
 	SetAccounts(ctx context.Context, accounts map[string]*jwt.AccountClaims) map[string]error

@@ -139,6 +139,12 @@ func (b *book) sign(name string, claims *jwt.AccountClaims, fresh bool) (t signe
 	c.Imports, c.Exports = slices.Clone(claims.Imports), slices.Clone(claims.Exports)
 	t.key = b.keyring.Account(name).Public
 	c.Name, c.Subject = name, t.key
+	// The server would store what it then refuses, and not know the account any more
+	// after a restart.
+	vr := jwt.CreateValidationResults()
+	if c.Validate(vr); vr.IsBlocking(true) {
+		return t, false, fmt.Errorf("the claims are not valid: %w", errors.Join(vr.Errors()...))
+	}
 	if t.content, t.exports, err = hashes(&c); err != nil {
 		return t, false, err
 	}

@@ -272,6 +272,9 @@ func TestAccountErrors(t *testing.T) {
 	add("missing", &jwt.Import{Account: ghost, Subject: "x.>", Type: jwt.Stream})
 	add("ring1", from("ring2", "x.>"))
 	add("ring2", from("ring1", "x.>"))
+	invalid := jwt.NewAccountClaims(m.keyring.Account("fine").Public)
+	invalid.Exports.Add(&jwt.Export{Subject: "a..b", Type: jwt.Stream})
+	claims["invalid"] = invalid
 	claims[broker.SystemAccount] = claims["fine"]
 
 	for range 2 { // the second time nothing changed, and it is still not right
@@ -281,7 +284,7 @@ func TestAccountErrors(t *testing.T) {
 		if got["app"] != nil || got["fine"] != nil {
 			t.Errorf("good accounts have errors: %v", got)
 		}
-		for _, name := range []string{"unexported", "missing", broker.SystemAccount} {
+		for _, name := range []string{"unexported", "missing", "invalid", broker.SystemAccount} {
 			if got[name] == nil {
 				t.Errorf("account %s has no error", name)
 			}
@@ -291,6 +294,25 @@ func TestAccountErrors(t *testing.T) {
 		}
 	}
 	m.app("fine")
+
+	// Of an account whose new claims are refused, the old ones stay, also across a
+	// restart.
+	good := claims["app"]
+	bad := *good
+	bad.Exports = append(jwt.Exports{{Subject: "a..b", Type: jwt.Stream}}, good.Exports...)
+	claims["app"] = &bad
+	if got := m.rt.SetAccounts(ctxFor(t), claims); got["app"] == nil {
+		t.Error("invalid claims are accepted")
+	}
+	app := m.app("app")
+	m.config.Spec = &federationv1.BrokerSpec{MaxStorage: 1 << 20, MaxMemory: 1 << 20}
+	if !m.configure() {
+		t.Error("no restart")
+	}
+	if _, err := messages(t, app, "none"); !errors.Is(err, jetstream.ErrStreamNotFound) {
+		t.Errorf("the account after a restart: %v", err)
+	}
+	claims["app"] = good
 
 	// What was missing appears: the importer heals.
 	add("ghost")

@@ -19,11 +19,13 @@ import (
 	"github.com/sealane/sealane/topology"
 )
 
-// How often, at most, a plan is made and statuses are looked at. What happens in
-// between is taken together.
+// How often, at most, a plan is made and statuses are looked at: less often if
+// that takes long, so that a large fleet does not keep a core busy. What happens
+// in between is taken together.
 const (
-	planInterval   = 20 * time.Millisecond
-	statusInterval = 100 * time.Millisecond
+	planInterval      = 20 * time.Millisecond
+	statusInterval    = 100 * time.Millisecond
+	maxStatusInterval = time.Second
 )
 
 // startGrace is how long after its start the hub leaves alone what the status of
@@ -100,6 +102,7 @@ func (r *Reconciler) plans(ctx context.Context) {
 	g := &gatherer{reader: r.cache}
 	var plan *topology.Plan
 	for await(ctx, r.planDirty, nil, 0) {
+		began := time.Now()
 		in, err := g.gather(ctx)
 		if err != nil {
 			if ctx.Err() == nil {
@@ -113,7 +116,7 @@ func (r *Reconciler) plans(ctx context.Context) {
 		r.fleet.Publish(plan)
 		r.current.Store(&round{plan, in})
 		nudge(r.statusDirty)
-		pause(ctx, planInterval)
+		pause(ctx, max(planInterval, time.Since(began)))
 	}
 }
 
@@ -123,6 +126,7 @@ func (r *Reconciler) statuses(ctx context.Context) {
 	g := &gatherer{reader: r.cache}
 	var due time.Duration
 	for await(ctx, r.statusDirty, r.fleet.Changes(), due) {
+		began := time.Now()
 		now, err := g.gather(ctx)
 		switch current := r.current.Load(); {
 		case err != nil:
@@ -134,7 +138,7 @@ func (r *Reconciler) statuses(ctx context.Context) {
 			seen := r.fleet.Observe()
 			due = r.writer.write(now, seen, topology.Summarize(current.plan, current.in, seen.Progress), current.in)
 		}
-		pause(ctx, statusInterval)
+		pause(ctx, min(max(statusInterval, 10*time.Since(began)), maxStatusInterval))
 	}
 }
 

@@ -21,6 +21,8 @@ import (
 type guard struct {
 	identities *identities
 	enrolments *enrolmentLimits
+	sessions   *limits
+	metrics    *metrics
 }
 
 var enrolmentPrefix = "/" + federationv1.Enrolment_ServiceDesc.ServiceName + "/"
@@ -28,6 +30,7 @@ var enrolmentPrefix = "/" + federationv1.Enrolment_ServiceDesc.ServiceName + "/"
 func (g guard) unary(ctx context.Context, req any, info *grpc.UnaryServerInfo, next grpc.UnaryHandler) (any, error) {
 	if strings.HasPrefix(info.FullMethod, enrolmentPrefix) {
 		if !g.enrolments.allow(ctx) {
+			g.metrics.enrolments.WithLabelValues(codes.ResourceExhausted.String()).Inc()
 			return nil, status.Error(codes.ResourceExhausted, "too many enrolments at once: try again in a few seconds")
 		}
 		return next(ctx, req)
@@ -43,6 +46,9 @@ func (g guard) stream(srv any, stream grpc.ServerStream, _ *grpc.StreamServerInf
 	id, err := g.identities.fromContext(stream.Context())
 	if err != nil {
 		return err
+	}
+	if !g.sessions.allow(id.cluster) {
+		return status.Error(codes.ResourceExhausted, "too many sessions were opened by this member: is a second agent running with a copy of its data folder?")
 	}
 	return next(srv, &memberStream{stream, context.WithValue(stream.Context(), identityKey{}, id)})
 }

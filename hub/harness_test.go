@@ -41,7 +41,7 @@ type testHub struct {
 	stop      func()
 }
 
-func newTestHub(t *testing.T) *testHub {
+func newTestHub(t testing.TB) *testHub {
 	t.Helper()
 	cfg := apiservertest.Start(t)
 	cfg.QPS = -1
@@ -79,7 +79,7 @@ func newTestHub(t *testing.T) *testHub {
 
 // noneLeft fails if goroutines of this package outlive what they worked for. The
 // API server in this process has many more of its own.
-func noneLeft(t *testing.T) {
+func noneLeft(t testing.TB) {
 	t.Helper()
 	var left []string
 	ok := poll(func() bool {
@@ -108,7 +108,7 @@ func poll(ok func() bool) bool {
 	}
 }
 
-func eventually(t *testing.T, what string, ok func() bool) {
+func eventually(t testing.TB, what string, ok func() bool) {
 	t.Helper()
 	if !poll(ok) {
 		t.Fatalf("not in time: %s", what)
@@ -198,7 +198,7 @@ func (h *testHub) join(t *testing.T, name string) tls.Certificate {
 	return pair(t, res.Certificates, key)
 }
 
-func pair(t *testing.T, chain [][]byte, key *ecdsa.PrivateKey) tls.Certificate {
+func pair(t testing.TB, chain [][]byte, key *ecdsa.PrivateKey) tls.Certificate {
 	t.Helper()
 	leaf, err := x509.ParseCertificate(chain[0])
 	if err != nil {

@@ -57,7 +57,7 @@ func newServer(f *Fleet, a *Authority, ids *identities, names []string, log *slo
 		return nil, err
 	}
 	s := &server{fleet: f, authority: a, identities: ids, renewals: newLimits(1.0/10, 10), log: log}
-	guard := guard{identities: ids, enrolments: newEnrolmentLimits()}
+	guard := guard{identities: ids, enrolments: newEnrolmentLimits(), sessions: newLimits(1, 30), metrics: f.metrics}
 	s.grpc = grpc.NewServer(
 		grpc.Creds(credentials.NewTLS(&tls.Config{
 			MinVersion:     tls.VersionTLS13,

@@ -9,6 +9,7 @@ import (
 
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/proto"
 
 	federationv1 "github.com/sealane/sealane/api/federation/v1"
 )
@@ -60,6 +61,10 @@ func clean(s string, limit int) string {
 // plain tells whether s can be kept as it is.
 func plain(s string, limit int) bool { return len(s) <= limit && clean(s, limit) == s }
 
+// strip drops the fields that this version does not know, which would otherwise
+// be kept, of any size, with a message that is kept.
+func strip(m proto.Message) { m.ProtoReflect().SetUnknown(nil) }
+
 // validHello judges a Hello by itself, and cleans its texts.
 func validHello(h *federationv1.Hello) error {
 	if h == nil {
@@ -80,6 +85,7 @@ func validHello(h *federationv1.Hello) error {
 		return err
 	}
 	if a := h.Agent; a != nil {
+		strip(a)
 		a.Version, a.BrokerVersion, a.Runtime = clean(a.Version, 64), clean(a.BrokerVersion, 64), clean(a.Runtime, 64)
 	}
 	if err := validFacts(h.Facts); err != nil {
@@ -106,6 +112,7 @@ func validFacts(f *federationv1.Facts) error {
 	case f.Storage < 0 || f.Memory < 0:
 		return invalid("facts: negative capacity")
 	}
+	strip(f)
 	seen := make(map[string]bool, len(f.Endpoints))
 	for _, e := range f.Endpoints {
 		if len(e) < 3 || !plain(e, maxName) || seen[e] {
@@ -132,6 +139,7 @@ func validStatuses(parts []*federationv1.PartStatus) error {
 			return invalid("part status of %s: code %q: expected CamelCase", p.Id, clean(p.Code, 64))
 		}
 		p.Message = clean(p.Message, maxMessage)
+		strip(p)
 	}
 	return nil
 }
@@ -176,6 +184,7 @@ func validReport(r *federationv1.Report) error {
 		if !isLabel(g.GetPeer()) || !keyPattern.MatchString(g.Key) || !validJWT(g.Out) || !validJWT(g.In) {
 			return invalid("report: the grant for %q is malformed", clean(g.GetPeer(), 63))
 		}
+		strip(g)
 	}
 	for _, l := range r.Links {
 		if !isLabel(l.GetPeer()) || (!l.Removed && !validHealth(l.State, l.Since, l.RttMicros)) {

@@ -9,6 +9,7 @@ import (
 
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/encoding/protowire"
 	"google.golang.org/protobuf/proto"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
@@ -72,6 +73,16 @@ func TestValidReport(t *testing.T) {
 		if err := validReport(ok(change)); status.Code(err) != codes.InvalidArgument {
 			t.Errorf("%s: got %v", what, err)
 		}
+	}
+}
+
+// What is kept of a message is what was judged.
+func TestValidReportStripsTheUnknown(t *testing.T) {
+	g := &federationv1.Grant{Peer: "p", Key: "U" + keyBody('A'), Out: "a.b.c", In: "d.e.f"}
+	g.ProtoReflect().SetUnknown(protowire.AppendVarint(protowire.AppendTag(nil, 99, protowire.VarintType), 1))
+	r := &federationv1.Report{HeldHash: hashOf("x"), Grants: []*federationv1.Grant{g}}
+	if err := validReport(r); err != nil || len(g.ProtoReflect().GetUnknown()) != 0 {
+		t.Errorf("%v, unknown fields %x", err, g.ProtoReflect().GetUnknown())
 	}
 }
 

@@ -171,7 +171,7 @@ func (o *Options) enrol(ctx context.Context, dir identityDir, name string) (*ide
 	case hub == "":
 		return nil, errors.New("the hub's address is missing: give it with --hub HOST:PORT")
 	case o.Token == "":
-		return nil, fmt.Errorf("this member is not enrolled yet: make a join token with \"sealane token create %s\" and give it with --token or --token-file", name)
+		return nil, fmt.Errorf("this member is not enrolled yet: make a join token with \"sealane token create --cluster %s\" and give it with --token or --token-file", name)
 	}
 	token, err := federationv1.ParseJoinToken(o.Token)
 	if err != nil {
@@ -256,12 +256,14 @@ func (m *member) run(ctx context.Context, dir identityDir, hub *hubClient) error
 	loops.Go(func() { watchFacts(ctx, m.pic, m.dataDir) })
 	loops.Go(func() { renew.run(ctx) })
 	loops.Go(func() {
-		t := time.NewTimer(firstPassTimeout)
-		defer t.Stop()
-		select {
-		case <-ctx.Done():
-		case <-apply.first:
-		case <-t.C:
+		if len(m.holder.now().parts) > 0 {
+			t := time.NewTimer(firstPassTimeout)
+			defer t.Stop()
+			select {
+			case <-ctx.Done():
+			case <-apply.first:
+			case <-t.C:
+			}
 		}
 		hub.run(ctx)
 	})

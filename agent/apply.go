@@ -72,6 +72,10 @@ type result struct {
 	retryAt time.Time
 	// unseen is since when the broker did not answer about a part that was applied.
 	unseen time.Time
+	// awaiting is since when a stream waits for its origins; awaited: it does not
+	// any more.
+	awaiting time.Time
+	awaited  bool
 }
 
 // applier makes the broker what is held. It looks at everything each time: what
@@ -109,7 +113,7 @@ func (a *applier) run(ctx context.Context) {
 		}
 		wait := a.drift
 		for _, r := range a.results {
-			if r.status.State == federationv1.PartStatus_FAILED && !r.retryAt.IsZero() {
+			if !r.retryAt.IsZero() {
 				wait = min(wait, time.Until(r.retryAt))
 			}
 		}
@@ -214,18 +218,28 @@ func (a *applier) due(p *federationv1.Part) bool {
 	return r == nil || r.status.State != federationv1.PartStatus_FAILED || !time.Now().Before(r.retryAt)
 }
 
+// pending begins with a part.
+func (a *applier) pending(p *federationv1.Part) *result {
+	r := &result{
+		status: &federationv1.PartStatus{Id: p.Id, Hash: p.Hash, State: federationv1.PartStatus_PENDING},
+		retry:  backoff{base: retryBase, limit: retryLimit},
+	}
+	a.results[p.Id] = r
+	return r
+}
+
 // note records what came of a part.
 func (a *applier) note(p *federationv1.Part, err error) {
 	now := time.Now()
 	r := a.results[p.Id]
 	if r == nil {
-		r = &result{
-			status: &federationv1.PartStatus{Id: p.Id, Hash: p.Hash, State: federationv1.PartStatus_PENDING},
-			retry:  backoff{base: retryBase, limit: retryLimit},
-		}
-		a.results[p.Id] = r
+		r = a.pending(p)
 	}
 	was := r.status
+	if errors.Is(err, errNotYet) {
+		r.retryAt = now.Add(originPoll)
+		return
+	}
 	if err == nil {
 		r.retry.reset()
 		r.retryAt, r.unseen = time.Time{}, time.Time{}

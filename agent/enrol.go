@@ -129,7 +129,7 @@ func (e *enrolment) explain(err error) error {
 	s := status.Convert(err)
 	switch s.Code() {
 	case codes.Unauthenticated:
-		return fatalf("the hub at %s does not accept the join token: %s (make a new one with \"sealane token create %s\")", e.hub, s.Message(), e.name)
+		return fatalf("the hub at %s does not accept the join token: %s (make a new one with \"sealane token create --cluster %s\")", e.hub, s.Message(), e.name)
 	case codes.PermissionDenied:
 		return fatalf("the hub at %s does not let this member join as %q: %s (use the name that the token is for, or make a token for this one)", e.hub, e.name, s.Message())
 	case codes.AlreadyExists:

@@ -58,7 +58,7 @@ func TestEnrolmentRefused(t *testing.T) {
 			h.enrol = func(*federationv1.EnrolRequest) error {
 				return status.Error(codes.Unauthenticated, "the token has expired")
 			}
-		}, []string{"the token has expired", `sealane token create tokyo`}},
+		}, []string{"the token has expired", `sealane token create --cluster tokyo`}},
 		{"token for another name", func(_ *testing.T, h *testHub, _ *enrolment) {
 			h.enrol = func(*federationv1.EnrolRequest) error {
 				return status.Error(codes.PermissionDenied, `the token is for "edge-*"`)
@@ -194,7 +194,7 @@ func TestRunRefuses(t *testing.T) {
 		{"no name", func(o *Options) { o.Name = "" }, []string{"--name"}},
 		{"no hub", func(o *Options) { o.Hub = "" }, []string{"--hub"}},
 		{"bad hub", func(o *Options) { o.Hub = "hub" }, []string{"--hub", "HOST:PORT"}},
-		{"no token", func(o *Options) { o.Token = "" }, []string{"sealane token create tokyo", "--token"}},
+		{"no token", func(o *Options) { o.Token = "" }, []string{"sealane token create --cluster tokyo", "--token"}},
 		{"bad token", func(o *Options) { o.Token = "abc" }, []string{"malformed join token"}},
 		{"open to all", func(o *Options) { o.ClientListen = "0.0.0.0:0" }, []string{"--client-tls-cert"}},
 		{"advertised in vain", func(o *Options) { o.LinkListen, o.Advertise = "", []string{"h:1"} }, []string{"--link-listen"}},

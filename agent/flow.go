@@ -11,8 +11,10 @@ import (
 )
 
 const (
-	// flowInterval is how often flows are looked at.
+	// flowInterval is how often flows are looked at,
+	// and flowEager how often while one may begin at any moment.
 	flowInterval = 2 * time.Second
+	flowEager    = 250 * time.Millisecond
 	// flowSilence is how long nothing at all may be heard of a source, not even
 	// its heartbeat of one second.
 	flowSilence = 5 * time.Second

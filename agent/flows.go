@@ -19,14 +19,16 @@ func newFlows(m *member) *flows { return &flows{member: m, known: map[flowKey]*f
 
 // run looks at all flows every flowInterval until ctx ends.
 func (f *flows) run(ctx context.Context) {
-	t := time.NewTicker(flowInterval)
-	defer t.Stop()
 	for {
 		f.look(ctx)
-		select {
-		case <-ctx.Done():
+		wait := flowInterval
+		for _, k := range f.known {
+			if k.state != federationv1.Health_UP && time.Since(k.since) < eagerTime {
+				wait = flowEager
+			}
+		}
+		if !sleep(ctx, wait) {
 			return
-		case <-t.C:
 		}
 	}
 }

@@ -94,8 +94,18 @@ func streamConfig(base jetstream.StreamConfig, p *federationv1.Part) jetstream.S
 	for _, src := range s.Sources {
 		c.Sources = append(c.Sources, streamSource(src))
 	}
+	c.Subjects = someSubject(c)
 	c.Metadata = marked(base.Metadata, p)
 	return c
+}
+
+// someSubject is the subjects of a stream, or one that nobody uses if nothing
+// feeds it: without any, NATS would make the stream's name its subject.
+func someSubject(c jetstream.StreamConfig) []string {
+	if len(c.Subjects)+len(c.Sources) > 0 {
+		return c.Subjects
+	}
+	return []string{"sealane.unfed." + c.Name}
 }
 
 // newStreamConfig is the configuration of a stream that is not there yet.

@@ -3,7 +3,6 @@ package agent
 import (
 	"context"
 	"errors"
-	"fmt"
 	"maps"
 	"slices"
 
@@ -92,6 +91,9 @@ func (a *applier) ensureStream(ctx context.Context, h *held, p *federationv1.Par
 	}
 	st, err := js.Stream(ctx, s.Name)
 	if errors.Is(err, jetstream.ErrStreamNotFound) {
+		if err := a.awaitOrigins(ctx, p, nil); err != nil {
+			return err
+		}
 		if _, err := js.CreateStream(ctx, newStreamConfig(p)); err != nil {
 			return err
 		}
@@ -114,6 +116,9 @@ func (a *applier) ensureStream(ctx context.Context, h *held, p *federationv1.Par
 		return nil
 	}
 	if err := immutable(have, want); err != nil {
+		return err
+	}
+	if err := a.awaitOrigins(ctx, p, have.Sources); err != nil {
 		return err
 	}
 	if a.unexpected(p) {
@@ -297,10 +302,7 @@ func (a *applier) removeOutlet(ctx context.Context, h *held, js jetstream.JetStr
 // anyone but applications.
 func retained(c jetstream.StreamConfig) jetstream.StreamConfig {
 	c.Sources = nil
-	if len(c.Subjects) == 0 {
-		// Without any, NATS would give it its own name as a subject.
-		c.Subjects = []string{fmt.Sprintf("sealane.retained.%s", c.Name)}
-	}
+	c.Subjects = someSubject(c)
 	c.Metadata = maps.Clone(c.Metadata)
 	if c.Metadata == nil {
 		c.Metadata = map[string]string{}

@@ -159,7 +159,6 @@ func TestValidatePart(t *testing.T) {
 		"line in a subject":     accountPart("app", imp("other", "a", "b\r\nPUB x 0")),
 		"empty token":           accountPart("app", imp("other", "a..b", "")),
 		"> inside":              accountPart("app", imp("other", "a.>.b", "")),
-		"nothing to store":      stream(func(s *federationv1.StreamSpec) { s.Subjects = nil }),
 		"negative limit":        stream(func(s *federationv1.StreamSpec) { s.MaxAge = -1 }),
 		"unknown retention":     stream(func(s *federationv1.StreamSpec) { s.Retention = 9 }),
 		"stream in a link":      stream(func(s *federationv1.StreamSpec) { s.Account = "tx_osaka" }),

@@ -217,9 +217,6 @@ func validateStream(s *federationv1.StreamSpec) error {
 	if !streamName.MatchString(s.Name) {
 		return fmt.Errorf("%q is no name of a stream", s.Name)
 	}
-	if len(s.Subjects) == 0 && len(s.Sources) == 0 {
-		return fmt.Errorf("it has neither subjects nor sources")
-	}
 	if s.MaxBytes < 0 || s.MaxMessages < 0 || s.MaxMessagesPerSubject < 0 || s.MaxAge < 0 || s.DuplicateWindow < 0 {
 		return fmt.Errorf("a limit is negative")
 	}

@@ -32,6 +32,9 @@ const (
 	// many are kept in memory after one. They are meant for followers that lag;
 	// here there is none, and each record is a whole object.
 	walRecords, walKept = 2000, 10
+	// slow is how long a write takes that is worth a warning: by default, every one
+	// on a busy machine is.
+	slow = 2 * time.Second
 )
 
 // store is the embedded etcd. It listens on a unix socket in a folder that only
@@ -148,6 +151,7 @@ func storeConfig(dir, socket string, log *zap.Logger) (*embed.Config, error) {
 	cfg.BootstrapDefragThresholdMegabytes = defragMB
 	cfg.SnapshotCount, cfg.SnapshotCatchUpEntries = walRecords, walKept
 	cfg.MaxSnapFiles, cfg.MaxWalFiles = 2, 2
+	cfg.WarningApplyDuration, cfg.WarningUnaryRequestDuration = slow, slow
 	// The API server compacts the history every five minutes; a second compactor
 	// here would cut watches short.
 	cfg.AutoCompactionRetention = "0"

@@ -8,6 +8,9 @@ import (
 	"go.uber.org/zap"
 	"go.uber.org/zap/zapcore"
 	"k8s.io/klog/v2"
+
+	// Silences what writes to standard error past every logger.
+	_ "github.com/sealane/sealane/hub/apiserver/internal/etcdlog"
 )
 
 // klogTarget is where klog's records go. klog is one per process, and its logger

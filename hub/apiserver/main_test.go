@@ -28,9 +28,7 @@ func TestMain(m *testing.M) {
 		os.Exit(0)
 	}
 	ctrllog.SetLogger(logr.Discard())
-	goleak.VerifyTestMain(tests{m},
-		// A timer of three seconds, which is left to run out when the wait is over.
-		goleak.IgnoreTopFunction("k8s.io/apiserver/pkg/storage/cacher.(*watchCache).waitUntilFreshLocked.func2"))
+	goleak.VerifyTestMain(tests{m})
 }
 
 // tests stops the shared server before the leaks are counted.

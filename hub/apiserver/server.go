@@ -49,8 +49,7 @@ type Server struct {
 // Start runs a server until ctx ends, or Close. It returns when the API answers,
 // CustomResourceDefinitions from an earlier run included.
 //
-// Stopping ends every goroutine but timers of the library's watch cache, which
-// run out within three seconds.
+// Stopping ends every goroutine that starting began.
 func Start(ctx context.Context, o Options) (_ *Server, err error) {
 	log := o.Log
 	if log == nil {
@@ -142,8 +141,8 @@ func run(ctx context.Context, cancel context.CancelFunc, served <-chan error, st
 }
 
 // ready waits for what the libraries give no signal of. The informers start only
-// when the cache that they read is filled: told to come back later, they would
-// wait for a second.
+// when what they read is served: told to come back later, they would wait for a
+// second.
 func (s *Server) ready(ctx context.Context, client *ownClient, startInformers func(context.Context)) error {
 	err := client.await(ctx, "/apis/apiextensions.k8s.io/v1/customresourcedefinitions?resourceVersion=0&limit=1", s.done)
 	if err == nil {

@@ -314,7 +314,7 @@ func TestRenew(t *testing.T) {
 }
 
 func awaitEnd(s *script) error {
-	for range s.got { //nolint:revive // drains
+	for range s.got { // drains
 	}
 	return s.err
 }

@@ -89,7 +89,7 @@ func TestTLS(t *testing.T) {
 	}
 	_ = c.Close()
 	for name, cfg := range map[string]*tls.Config{
-		"old version":    {RootCAs: pool, MaxVersion: tls.VersionTLS12}, //nolint:gosec // refused, is the point
+		"old version":    {RootCAs: pool, MaxVersion: tls.VersionTLS12}, // refused, is the point
 		"no authority":   {},
 		"unknown server": {RootCAs: pool, ServerName: "example.com"},
 	} {

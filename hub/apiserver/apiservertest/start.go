@@ -5,7 +5,6 @@ package apiservertest
 import (
 	"context"
 	"fmt"
-	"io"
 	"log/slog"
 	"os"
 	"sync"
@@ -68,7 +67,7 @@ func start() (err error) {
 	shared.server, err = apiserver.Start(context.Background(), apiserver.Options{
 		DataDir: shared.dir,
 		Listen:  "127.0.0.1:0",
-		Log:     slog.New(slog.NewTextHandler(io.Discard, nil)),
+		Log:     slog.New(slog.DiscardHandler),
 	})
 	if err != nil {
 		return err

@@ -27,7 +27,7 @@ func TestShared(t *testing.T) {
 	if err := c.Create(t.Context(), m); err != nil {
 		t.Fatal(err)
 	}
-	if apiservertest.Start(t).Host != apiservertest.Start(t).Host {
+	if first, second := apiservertest.Start(t), apiservertest.Start(t); first.Host != second.Host {
 		t.Error("a second call started another server")
 	}
 	if _, err := os.Stat(apiservertest.Kubeconfig(t)); err != nil {

@@ -6,6 +6,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/nats-io/nats.go/jetstream"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/sealane/sealane/api/v1alpha1"
@@ -61,11 +62,7 @@ func TestLongCut(t *testing.T) {
 			f.members["tokyo"].proxy.set(open)
 			healed := time.Now()
 			eventually(t, 60*time.Second, "everything arrives", func() error {
-				content, err := stored(t.Context(), tokyo, "orders")
-				if err != nil {
-					return err
-				}
-				return complete(content, map[string]int{"berlin": w.next})
+				return holds(t.Context(), tokyo, "orders", map[string]int{"berlin": w.next})
 			})
 			t.Logf("%d messages complete %v after the link was back", w.next, time.Since(healed).Round(time.Millisecond))
 			f.ready(bridge, world)
@@ -108,7 +105,11 @@ func TestKill(t *testing.T) {
 		m.restart()
 		f.hub.kill() // the member must come back without it
 		eventually(t, 30*time.Second, name+" is back without the hub", func() error {
-			_, err := stored(ctx, f.connect(name, "app"), "orders")
+			js, err := jetstream.New(f.connect(name, "app"))
+			if err != nil {
+				return err
+			}
+			_, err = js.Stream(ctx, "orders")
 			return err
 		})
 		f.hub.restart()
@@ -127,11 +128,7 @@ func TestKill(t *testing.T) {
 	for _, name := range names {
 		nc := f.connect(name, "app")
 		eventually(t, 60*time.Second, "everything arrives at "+name, func() error {
-			content, err := stored(ctx, nc, "everything")
-			if err != nil {
-				return err
-			}
-			return complete(content, want)
+			return holds(ctx, nc, "everything", want)
 		})
 	}
 	t.Logf("complete everywhere: %v", want)
@@ -158,12 +155,12 @@ func TestQueueMoves(t *testing.T) {
 		}
 	}
 	eventually(t, 30*time.Second, "the queue has moved", func() error {
-		left, err := stored(t.Context(), berlin, "jobs")
+		s, err := jetStream(t, berlin).Stream(t.Context(), "jobs")
 		if err != nil {
 			return err
 		}
-		if len(left) > 0 {
-			return fmt.Errorf("%d jobs are left at the origin", len(left))
+		if left := s.CachedInfo().State.Msgs; left > 0 {
+			return fmt.Errorf("%d jobs are left at the origin", left)
 		}
 		return nil
 	})

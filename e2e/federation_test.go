@@ -63,7 +63,15 @@ func newFederation(t testing.TB) *federation {
 		if f.kube, err = client.New(config, client.Options{Scheme: scheme}); err != nil {
 			return err
 		}
-		return f.kube.List(t.Context(), &v1alpha1.BridgeList{})
+		for _, kind := range []client.ObjectList{
+			&v1alpha1.MessagingTopologyList{}, &v1alpha1.MemberClusterList{}, &v1alpha1.JoinTokenList{},
+			&v1alpha1.StreamList{}, &v1alpha1.BridgeList{},
+		} {
+			if err := f.kube.List(t.Context(), kind); err != nil {
+				return err
+			}
+		}
+		return nil
 	})
 	return f
 }

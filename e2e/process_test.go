@@ -11,6 +11,9 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/go-logr/logr"
+	ctrl "sigs.k8s.io/controller-runtime"
 )
 
 // binaries is the folder of the programs under test, built once with the race
@@ -28,6 +31,7 @@ func run(m *testing.M) int {
 		return 1
 	}
 	defer os.RemoveAll(dir) //nolint:errcheck // a temporary folder
+	ctrl.SetLogger(logr.Discard())
 	binaries = dir
 	build := exec.Command("go", "build", "-race", "-o", dir, "./cmd/sealane-hub", "./cmd/sealane-agent")
 	build.Dir = ".."

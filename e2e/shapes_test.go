@@ -103,11 +103,7 @@ func TestFailover(t *testing.T) {
 	} {
 		nc := f.connect(end.member, "app")
 		eventually(t, 60*time.Second, "everything arrives in "+end.stream+" at "+end.member, func() error {
-			content, err := stored(t.Context(), nc, end.stream)
-			if err != nil {
-				return err
-			}
-			return complete(content, end.want)
+			return holds(t.Context(), nc, end.stream, end.want)
 		})
 	}
 }

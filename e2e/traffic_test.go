@@ -122,23 +122,16 @@ func (w *writer) write(ctx context.Context, nc *nats.Conn) error {
 }
 
 // stored reads all messages of a stream, in order.
-func stored(ctx context.Context, nc *nats.Conn, stream string) ([]string, error) {
-	js, err := jetstream.New(nc)
-	if err != nil {
-		return nil, err
-	}
-	s, err := js.Stream(ctx, stream)
-	if err != nil {
-		return nil, err
-	}
+func stored(ctx context.Context, s jetstream.Stream) (_ []string, err error) {
 	n := s.CachedInfo().State.Msgs
 	if n == 0 {
 		return nil, nil
 	}
-	c, err := s.OrderedConsumer(ctx, jetstream.OrderedConsumerConfig{})
+	c, err := s.CreateConsumer(ctx, jetstream.ConsumerConfig{AckPolicy: jetstream.AckNonePolicy})
 	if err != nil {
 		return nil, err
 	}
+	defer func() { err = errors.Join(err, s.DeleteConsumer(ctx, c.CachedInfo().Name)) }()
 	batch, err := c.Fetch(int(n), jetstream.FetchMaxWait(10*time.Second)) //nolint:gosec // a test's count
 	if err != nil {
 		return nil, err
@@ -148,6 +141,39 @@ func stored(ctx context.Context, nc *nats.Conn, stream string) ([]string, error)
 		all = append(all, string(m.Data()))
 	}
 	return all, batch.Error()
+}
+
+// holds says how the content of a stream differs from complete, with the state
+// of its sources.
+func holds(ctx context.Context, nc *nats.Conn, stream string, counts map[string]int) error {
+	js, err := jetstream.New(nc)
+	if err != nil {
+		return err
+	}
+	s, err := js.Stream(ctx, stream)
+	if err != nil {
+		return err
+	}
+	total := 0
+	for _, n := range counts {
+		total += n
+	}
+	if got := s.CachedInfo().State.Msgs; got < uint64(total) { //nolint:gosec // a test's count
+		err := fmt.Errorf("%d of %d messages", got, total)
+		for _, source := range s.CachedInfo().Sources {
+			why := ""
+			if source.Error != nil {
+				why = source.Error.Description
+			}
+			err = fmt.Errorf("%w; source %s: lag %d, active %v ago %s", err, source.Name, source.Lag, source.Active, why)
+		}
+		return err
+	}
+	content, err := stored(ctx, s)
+	if err != nil {
+		return err
+	}
+	return complete(content, counts)
 }
 
 // complete says how a stream's content differs from the first counts[origin]

@@ -146,7 +146,7 @@ func storeConfig(dir, socket string, log *zap.Logger) (*embed.Config, error) {
 	cfg.EnableGRPCGateway = false
 	// A lone member elects itself after one tick; ten of them are the minimum
 	// that raft accepts as an election time-out.
-	cfg.TickMs, cfg.ElectionMs = 20, 200
+	cfg.TickMs, cfg.ElectionMs = 50, 500
 	cfg.QuotaBackendBytes = storeQuota
 	cfg.BootstrapDefragThresholdMegabytes = defragMB
 	cfg.SnapshotCount, cfg.SnapshotCatchUpEntries = walRecords, walKept

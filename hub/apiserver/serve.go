@@ -36,10 +36,9 @@ const (
 	lastWords = 20 * time.Millisecond
 )
 
-// apiServer is the Kubernetes API server. It is not ready before startInformers.
+// apiServer is the Kubernetes API server.
 type apiServer struct {
 	*genericapiserver.GenericAPIServer
-	startInformers func(context.Context)
 	// drained is closed when the stopping server has answered everything.
 	drained <-chan struct{}
 }
@@ -58,7 +57,6 @@ func newAPIServer(store *store, addr *address, certs *certificates, loopback *re
 	ping := []healthz.HealthChecker{healthz.PingHealthz}
 	cfg.HealthzChecks, cfg.LivezChecks, cfg.ReadyzChecks = ping, ping, ping
 	cfg.ShutdownWatchTerminationGracePeriod = drain
-	cfg.DisabledPostStartHooks.Insert("start-apiextensions-informers")
 	if err := secure(&cfg.Config, addr, certs); err != nil {
 		return nil, err
 	}
@@ -102,7 +100,6 @@ func newAPIServer(store *store, addr *address, certs *certificates, loopback *re
 	s.GenericAPIServer.ShutdownTimeout = drain
 	return &apiServer{
 		GenericAPIServer: s.GenericAPIServer,
-		startInformers:   func(ctx context.Context) { s.Informers.Start(ctx.Done()) },
 		drained:          cfg.DrainedNotify(),
 	}, nil
 }

@@ -115,7 +115,7 @@ func Start(ctx context.Context, o Options) (_ *Server, err error) {
 		unlock()
 	}()
 	undo = []func(){func() { _ = s.Close() }}
-	if err := s.ready(ctx, client, api.startInformers); err != nil {
+	if err := s.ready(ctx, client); err != nil {
 		return nil, err
 	}
 	store.loud.Store(true)
@@ -140,15 +140,9 @@ func run(ctx context.Context, cancel context.CancelFunc, served <-chan error, st
 	}
 }
 
-// ready waits for what the libraries give no signal of. The informers start only
-// when what they read is served: told to come back later, they would wait for a
-// second.
-func (s *Server) ready(ctx context.Context, client *ownClient, startInformers func(context.Context)) error {
-	err := client.await(ctx, "/apis/apiextensions.k8s.io/v1/customresourcedefinitions?resourceVersion=0&limit=1", s.done)
-	if err == nil {
-		startInformers(ctx)
-		err = client.await(ctx, "/readyz", s.done)
-	}
+// ready waits until definitions from an earlier run are served, too.
+func (s *Server) ready(ctx context.Context, client *ownClient) error {
+	err := client.await(ctx, "/readyz", s.done)
 	if errors.Is(err, errStopped) {
 		err = errors.Join(err, s.err)
 	}

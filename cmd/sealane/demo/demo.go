@@ -146,7 +146,9 @@ func (s *story) tell(ctx context.Context, steps []step) {
 			continue
 		}
 		s.failures = append(s.failures, st.id)
-		s.showLogs(st.about)
+		if !errors.Is(err, errRefused) { // which no process is to blame for
+			s.showLogs(st.about)
+		}
 		if st.needed {
 			s.say("The rest of the story needs this step.")
 			return
@@ -170,12 +172,11 @@ func (s *story) showLogs(about []string) {
 }
 
 func (s *story) conclude(steps int) {
-	took := seconds(time.Since(s.began))
-	if len(s.failures) == 0 {
-		s.plain("summary", "\n%s All %d steps passed in %s.", s.paint("32", "PASS"), steps, took)
-		return
+	outcome, text := passed, fmt.Sprintf("all %d steps passed", steps)
+	if len(s.failures) > 0 {
+		outcome, text = failed, s.verdict(steps)
 	}
-	s.plain("summary", "\n%s %s.", s.paint("31", "FAIL"), s.verdict(steps))
+	s.finish(outcome, text, s.began)
 }
 
 func (s *story) verdict(steps int) string {

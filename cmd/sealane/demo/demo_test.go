@@ -304,7 +304,7 @@ func TestProcess(t *testing.T) {
 
 	p = shell(t, f, "exit 3")
 	eventually(t, "it ends", func() bool { return p.died() != nil })
-	if err := p.died(); !strings.Contains(err.Error(), "the shell ended by itself: exit status 3") {
+	if err := p.died(); !strings.Contains(err.Error(), "the shell ended unexpectedly: exit status 3") {
 		t.Error(err)
 	}
 	if err := p.start(); err != nil {

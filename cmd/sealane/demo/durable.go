@@ -97,12 +97,8 @@ func (s *story) cutAndHeal(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	rest := time.NewTimer(cutFor - time.Since(at))
-	defer rest.Stop()
-	select {
-	case <-ctx.Done():
-		return ctx.Err()
-	case <-rest.C:
+	if err := pause(ctx, cutFor-time.Since(at)); err != nil {
+		return err
 	}
 	s.say("%s after the cut: %d orders taken meanwhile, %d of them in denver", seconds(time.Since(at)), s.orders.total("")-before, s.orders.total(denver)-denverBefore)
 

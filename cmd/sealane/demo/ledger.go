@@ -108,13 +108,9 @@ func (s *story) checkOrders(ctx context.Context, limit time.Duration) (caughtUp 
 	if err != nil && !errors.As(err, new(*timeoutError)) {
 		return 0, err
 	}
-	late := err // to be told with what is missing
-	quiet := time.NewTimer(settle)
-	defer quiet.Stop()
-	select {
-	case <-ctx.Done():
-		return 0, ctx.Err()
-	case <-quiet.C: // what is doubled may come late
+	late := err                                // to be told with what is missing
+	if err := pause(ctx, settle); err != nil { // what is doubled may come late
+		return 0, err
 	}
 	got, err := readOrders(ctx, js)
 	if err != nil {

@@ -13,8 +13,24 @@ import (
 	"github.com/nats-io/nats.go"
 )
 
-// settle is how long nothing more must arrive before "exactly once" is said.
-const settle = 500 * time.Millisecond
+const (
+	// arriveWithin is how long a live message may take on a busy machine.
+	arriveWithin = 5 * time.Second
+	// settle is how long nothing more must arrive before "exactly once" is said.
+	settle = 500 * time.Millisecond
+)
+
+// pause waits, unless ctx ends.
+func pause(ctx context.Context, d time.Duration) error {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-t.C:
+		return nil
+	}
+}
 
 // tally counts what one member heard, by the text of the message.
 type tally struct {
@@ -97,12 +113,21 @@ func (s *story) fanOut(ctx context.Context, limit time.Duration) (warm, slowest 
 			return 0, 0, fmt.Errorf("publish at %s: %w", from, err)
 		}
 	}
-	quiet := time.NewTimer(settle)
-	defer quiet.Stop()
-	select {
-	case <-ctx.Done():
-		return 0, 0, ctx.Err()
-	case <-quiet.C:
+	err = s.fed.await(ctx, arriveWithin, "every event arrives everywhere", func(context.Context) error {
+		for from := range conns {
+			for to, t := range heard {
+				if len(t.times("news of "+from)) == 0 {
+					return fmt.Errorf("none from %s to %s", from, to)
+				}
+			}
+		}
+		return nil
+	})
+	if err != nil && !errors.As(err, new(*timeoutError)) {
+		return 0, 0, err
+	}
+	if err := pause(ctx, settle); err != nil {
+		return 0, 0, err
 	}
 	var wrong []string
 	for from := range conns {

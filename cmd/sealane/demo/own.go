@@ -59,7 +59,7 @@ var errRefused = errors.New("refused")
 func (s *story) applyOwn(ctx context.Context) (string, error) {
 	at := time.Now()
 	if err := apply(ctx, s.fed.api, s.right); err != nil {
-		return "", err
+		return "", fmt.Errorf("%w: %w", errRefused, err)
 	}
 	s.say("%d resources applied", len(s.right))
 	var refusedSince time.Time

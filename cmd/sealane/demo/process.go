@@ -155,7 +155,7 @@ func (p *process) died() error {
 	if p.outcome != nil {
 		how = p.outcome.Error()
 	}
-	return fmt.Errorf("%s ended by itself: %s", p.name, how)
+	return fmt.Errorf("%s ended unexpectedly: %s", p.name, how)
 }
 
 // tail is the end of the log.

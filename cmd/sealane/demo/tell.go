@@ -60,14 +60,17 @@ func (t *teller) emit(s status, message string, data any) {
 	case started:
 		fmt.Fprintf(t.out, "\n%s\n", t.paint("1", fmt.Sprintf("%d. %s", t.n, message)))
 	case observed:
-		for line := range strings.Lines(message) {
-			fmt.Fprintf(t.out, "   %s\n", strings.TrimSuffix(line, "\n"))
-		}
+		fmt.Fprintf(t.out, "   %s\n", indented(message))
 	case passed:
-		fmt.Fprintf(t.out, "   %s %s (%s)\n", t.paint("32", "PASS"), message, seconds(time.Since(t.at)))
+		fmt.Fprintf(t.out, "   %s %s (%s)\n", t.paint("32", "PASS"), indented(message), seconds(time.Since(t.at)))
 	case failed:
-		fmt.Fprintf(t.out, "   %s %s (%s)\n", t.paint("31", "FAIL"), message, seconds(time.Since(t.at)))
+		fmt.Fprintf(t.out, "   %s %s (%s)\n", t.paint("31", "FAIL"), indented(message), seconds(time.Since(t.at)))
 	}
+}
+
+// indented keeps the further lines of a text under its step.
+func indented(s string) string {
+	return strings.ReplaceAll(strings.TrimRight(s, "\n"), "\n", "\n   ")
 }
 
 func (t *teller) paint(c, s string) string {
@@ -109,6 +112,17 @@ func (t *teller) end(err error, summary string) {
 		return
 	}
 	t.emit(passed, summary, nil)
+}
+
+// finish tells the outcome of the whole.
+func (t *teller) finish(outcome status, text string, began time.Time) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.step, t.at = "summary", began
+	if !t.json {
+		fmt.Fprintln(t.out)
+	}
+	t.emit(outcome, text, nil)
 }
 
 // plain prints a line for people, and an event of the step for programs.

@@ -214,6 +214,9 @@ func (o *Options) run(ctx context.Context, dir identityDir, id *identity) (err e
 		_ = os.Remove(urlFile(o.DataDir)) // nobody listens there any more
 		log.Info("stopped")
 	}()
+	if o.LinkListen != "" && len(o.Advertise) == 0 {
+		log.Warn("this member accepts links, but nobody is told where: give its address with --advertise")
+	}
 	linkKey := keyring.LinkUser().Public
 	m := &member{
 		name: id.name, dataDir: o.DataDir, log: log, rt: rt, keyring: keyring,

@@ -26,8 +26,8 @@ const (
 	// retryBase and retryLimit bound the wait before a failed part is tried again.
 	retryBase  = 500 * time.Millisecond
 	retryLimit = 30 * time.Second
-	// grace is how long a part that was applied may be unverifiable, because the
-	// broker does not answer, before it is said to have failed.
+	// grace is how long the broker may not answer about a part, for instance while
+	// it restarts, before the part is said to have failed.
 	grace = 15 * time.Second
 	// startPatience is how long the broker may fail to start at all.
 	startPatience = 15 * time.Second
@@ -70,7 +70,7 @@ type result struct {
 	status  *federationv1.PartStatus
 	retry   backoff
 	retryAt time.Time
-	// unseen is since when the broker did not answer about a part that was applied.
+	// unseen is since when the broker does not answer about it.
 	unseen time.Time
 	// awaiting is since when a stream waits for its origins; awaited: it does not
 	// any more.
@@ -215,7 +215,7 @@ func (a *applier) advised(account, subject string) {
 // due tells whether a part is to be looked at now.
 func (a *applier) due(p *federationv1.Part) bool {
 	r := a.results[p.Id]
-	return r == nil || r.status.State != federationv1.PartStatus_FAILED || !time.Now().Before(r.retryAt)
+	return r == nil || !time.Now().Before(r.retryAt)
 }
 
 // pending begins with a part.
@@ -250,11 +250,12 @@ func (a *applier) note(p *federationv1.Part, err error) {
 		return
 	}
 	code := codeOf(err)
-	if code == codeUnavailable && was.State == federationv1.PartStatus_APPLIED {
+	if code == codeUnavailable && was.State != federationv1.PartStatus_FAILED {
 		if r.unseen.IsZero() {
 			r.unseen = now
 		}
 		if now.Sub(r.unseen) < grace {
+			r.retryAt = now.Add(r.retry.next())
 			return
 		}
 	}

@@ -43,6 +43,13 @@ var advisories = []string{
 
 const advisoryPrefix = "$JS.EVENT.ADVISORY."
 
+// logErrors keeps what a connection complains of out of standard error.
+func logErrors(log *slog.Logger, account string) nats.Option {
+	return nats.ErrorHandler(func(_ *nats.Conn, _ *nats.Subscription, err error) {
+		log.Debug("connection of the agent", "account", account, "error", err)
+	})
+}
+
 // get returns the connection in an account that exists.
 func (c *accountConns) get(account string) (*accountConn, error) {
 	c.mu.Lock()
@@ -59,7 +66,7 @@ func (c *accountConns) get(account string) (*accountConn, error) {
 		}
 		delete(c.open, account)
 	}
-	nc, err := c.rt.Connect(account, nats.Timeout(apiTimeout), nats.NoEcho())
+	nc, err := c.rt.Connect(account, nats.Timeout(apiTimeout), logErrors(c.log, account))
 	if err != nil {
 		return nil, err
 	}

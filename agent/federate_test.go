@@ -278,3 +278,29 @@ func TestFederatesTwoMembers(t *testing.T) {
 		return err
 	})
 }
+
+// A link whose connections are open but dead is made to connect again.
+func TestStalledLink(t *testing.T) {
+	t.Parallel()
+	hub := startHub(t, newCA(t))
+	a, b := startAgent(t, hub, "tokyo"), newAgent(t, hub, "osaka")
+	b.opts.LinkListen = ""
+	b.start()
+	f := newFed(t, hub, "tokyo", "osaka")
+	f.accept("osaka", "tokyo")
+	f.push()
+	wire := newProxy(t, a.linkAddr())
+	f.dial("osaka", "tokyo", wire.addr(), "", 0)
+	f.push()
+	both := func(state federationv1.Health) {
+		t.Helper()
+		hub.link("osaka", "tokyo", state)
+		hub.link("tokyo", "osaka", state)
+	}
+	both(federationv1.Health_UP)
+	start := time.Now()
+	wire.stall()
+	both(federationv1.Health_DOWN)
+	both(federationv1.Health_UP)
+	t.Logf("up again after %v", time.Since(start).Round(time.Millisecond))
+}

@@ -202,7 +202,7 @@ func (p *prober) connect() {
 	if open {
 		return
 	}
-	nc, err := p.rt.Connect(broker.AgentAccount, nats.Timeout(apiTimeout), nats.ReconnectBufSize(-1))
+	nc, err := p.rt.Connect(broker.AgentAccount, nats.Timeout(apiTimeout), nats.ReconnectBufSize(-1), logErrors(p.log, broker.AgentAccount))
 	if err != nil {
 		p.log.Debug("no connection for probes", "error", err)
 		return

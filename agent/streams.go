@@ -3,6 +3,7 @@ package agent
 import (
 	"context"
 	"errors"
+	"fmt"
 	"maps"
 	"slices"
 
@@ -149,19 +150,26 @@ func (a *applier) ensureOutlet(ctx context.Context, h *held, p *federationv1.Par
 	}
 	create := func() error {
 		_, err := js.CreatePushConsumer(ctx, o.Stream, outletConfig(jetstream.ConsumerConfig{}, p))
-		if errors.Is(err, jetstream.ErrStreamNotFound) {
-			return failf(codeNoStream, "account %q has no stream %q", o.Account, o.Stream)
+		if err == nil {
+			a.own(h, p.Id)
 		}
-		if err != nil {
-			return err
-		}
-		a.own(h, p.Id)
-		return nil
+		return err
 	}
+	err = a.outlet(ctx, h, p, js, create)
+	if errors.Is(err, jetstream.ErrStreamNotFound) {
+		if r := a.results[federationv1.StreamID(o.Account, o.Stream)]; r != nil && r.status.State == federationv1.PartStatus_PENDING {
+			return fmt.Errorf("%w: the stream is not there", errNotYet)
+		}
+		return failf(codeNoStream, "account %q has no stream %q", o.Account, o.Stream)
+	}
+	return err
+}
+
+// outlet is ensureOutlet in a stream that exists; create makes the consumer.
+func (a *applier) outlet(ctx context.Context, h *held, p *federationv1.Part, js jetstream.JetStream, create func() error) error {
+	o := p.GetOutlet()
 	c, err := js.PushConsumer(ctx, o.Stream, o.Consumer)
 	switch {
-	case errors.Is(err, jetstream.ErrStreamNotFound):
-		return failf(codeNoStream, "account %q has no stream %q", o.Account, o.Stream)
 	case errors.Is(err, jetstream.ErrConsumerNotFound):
 		if a.unexpected(p) {
 			a.log.Warn("the consumer of a bridge was deleted behind the agent's back; it is made again, and the destination skips what it has",

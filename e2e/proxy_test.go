@@ -43,7 +43,7 @@ func newProxy(t testing.TB, target string) *proxy {
 		}
 	})
 	t.Cleanup(func() {
-		l.Close() //nolint:errcheck // stopping
+		l.Close() // stopping
 		p.set(refused)
 		all.Wait()
 	})
@@ -61,7 +61,7 @@ func (p *proxy) set(mode cut) {
 		return
 	}
 	for c := range p.conns {
-		c.Close() //nolint:errcheck // cut
+		c.Close() // cut
 	}
 }
 
@@ -75,7 +75,7 @@ func (p *proxy) add(c net.Conn) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.mode == refused {
-		c.Close() //nolint:errcheck // cut
+		c.Close() // cut
 		return false
 	}
 	p.conns[c] = true
@@ -86,7 +86,7 @@ func (p *proxy) remove(c net.Conn) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	delete(p.conns, c)
-	c.Close() //nolint:errcheck // done with it
+	c.Close() // done with it
 }
 
 func (p *proxy) carry(in net.Conn) {
@@ -118,7 +118,7 @@ func (p *proxy) carry(in net.Conn) {
 	go copyWhileOpen(in, out)
 	go copyWhileOpen(out, in)
 	<-done
-	in.Close()  //nolint:errcheck // ends the other direction
-	out.Close() //nolint:errcheck // ends the other direction
+	in.Close()  // ends the other direction
+	out.Close() // ends the other direction
 	<-done
 }

@@ -324,11 +324,11 @@ func (g *graph) table(from int32) []int32 {
 	q := costHeap{cost[g.local[from]]}
 	for len(q) > 0 {
 		c := heap.Pop(&q).(pathCost)
-		if i := g.local[c.member]; done[i] {
+		i := g.local[c.member]
+		if done[i] {
 			continue
-		} else {
-			done[i] = true
 		}
+		done[i] = true
 		for _, h := range g.next[c.member] {
 			j := g.local[h.to]
 			d := pathCost{c.hops + 1, c.tie + h.tie, h.to}

@@ -119,10 +119,8 @@ func (p *placing) claim(m *v1alpha1.MemberCluster, c claim, field string) {
 	}
 	groups := p.topology.Spec.Groups
 	memberAtFault := p.acceptedBefore || p.topology.CreationTimestamp.Before(&m.CreationTimestamp)
-	where, owner := "", "topology"
-	if foreign {
-		where = "topology " + other.topology
-	} else {
+	where, owner := "topology "+other.topology, "topology"
+	if !foreign {
 		where, owner = "group "+groups[first.group].Name, "group"
 		memberAtFault = memberAtFault && !(first.named && c.named)
 	}

@@ -5,8 +5,9 @@ import (
 	"slices"
 	"strings"
 
-	federationv1 "github.com/sealane/sealane/api/federation/v1"
 	"pgregory.net/rapid"
+
+	federationv1 "github.com/sealane/sealane/api/federation/v1"
 )
 
 // checkPlan checks what holds for every plan.

@@ -84,7 +84,7 @@ func startPlain(ctx context.Context, n int) (_ *plain, err error) {
 			return nil, err
 		}
 		name := fmt.Sprintf("plain%d", i)
-		cmd := exec.Command(self, plainServer, "-name", name, "-dir", filepath.Join(p.dir, name), //nolint:gosec // ourselves
+		cmd := exec.Command(self, plainServer, "-name", name, "-dir", filepath.Join(p.dir, name), // ourselves
 			"-port", fmt.Sprint(ports[0]), "-leaf", fmt.Sprint(ports[1]), "-remote", fmt.Sprint(accept))
 		cmd.Stderr = os.Stderr
 		if err := cmd.Start(); err != nil {
@@ -126,7 +126,7 @@ func (p *plain) stop() {
 		c.Process.Signal(syscall.SIGTERM) //nolint:errcheck // it may have ended
 		c.Wait()                          //nolint:errcheck // as above
 	}
-	os.RemoveAll(p.dir) //nolint:errcheck // a temporary folder
+	os.RemoveAll(p.dir) // a temporary folder
 }
 
 // durable joins stream name of server 0 to a stream of the same name on server

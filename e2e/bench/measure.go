@@ -100,7 +100,7 @@ func (l lane) latency(count, size int) ([]time.Duration, error) {
 	arrived := make(chan time.Duration, 1)
 	epoch := time.Now()
 	sub, err := l.to.Subscribe(l.subscribe, func(m *nats.Msg) {
-		arrived <- time.Since(epoch) - time.Duration(binary.LittleEndian.Uint64(m.Data)) //nolint:gosec // written below
+		arrived <- time.Since(epoch) - time.Duration(binary.LittleEndian.Uint64(m.Data)) // written below
 	})
 	if err != nil {
 		return nil, err
@@ -112,7 +112,7 @@ func (l lane) latency(count, size int) ([]time.Duration, error) {
 	payload := make([]byte, max(size, 8))
 	all := make([]time.Duration, 0, count)
 	for range count {
-		binary.LittleEndian.PutUint64(payload, uint64(time.Since(epoch))) //nolint:gosec // never negative
+		binary.LittleEndian.PutUint64(payload, uint64(time.Since(epoch))) // never negative
 		if err := errors.Join(l.from.Publish(l.publish, payload), l.from.Flush()); err != nil {
 			return nil, err
 		}

@@ -149,8 +149,16 @@ func (s *story) tell(ctx context.Context, steps []step) {
 		if !errors.Is(err, errRefused) { // which no process is to blame for
 			s.showLogs(st.about)
 		}
-		if st.needed {
+		switch died := s.fed.died(); {
+		case st.needed:
 			s.say("The rest of the story needs this step.")
+			return
+		case died != nil:
+			s.say("The rest of the story needs every process.")
+			return
+		}
+		if err := s.fed.restore(); err != nil {
+			s.say("%v", err)
 			return
 		}
 	}

@@ -294,11 +294,11 @@ func TestProcess(t *testing.T) {
 	if err != nil || strings.TrimSpace(string(b)) != strconv.Itoa(p.pid()) {
 		t.Errorf("pid file %q, %v; pid %d", b, err, p.pid())
 	}
-	if err := p.died(); err != nil {
-		t.Error(err)
+	if err := p.died(); err != nil || !p.running() {
+		t.Errorf("%v; running: %v", err, p.running())
 	}
 	p.stop()
-	if err := p.died(); err != nil || exists(p.pidFile()) {
+	if err := p.died(); err != nil || p.running() || exists(p.pidFile()) {
 		t.Errorf("a stopped process is not one that died: %v; its pid file is there: %v", err, exists(p.pidFile()))
 	}
 

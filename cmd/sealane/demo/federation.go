@@ -128,6 +128,19 @@ func (f *federation) died() error {
 	return nil
 }
 
+// restore starts what a step has killed and did not come to start again.
+func (f *federation) restore() error {
+	for _, p := range f.processes() {
+		if p.running() {
+			continue
+		}
+		if err := p.start(); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 // hopeless is an error after which waiting on is useless.
 type hopeless struct{ error }
 

@@ -105,6 +105,20 @@ func (p *process) pid() int {
 	return p.cmd.Process.Pid
 }
 
+func (p *process) running() bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.cmd == nil {
+		return false
+	}
+	select {
+	case <-p.ended:
+		return false
+	default:
+		return true
+	}
+}
+
 // signal sends a signal to the program. expected tells that it will end of it.
 func (p *process) signal(s os.Signal, expected bool) (ended <-chan struct{}) {
 	p.mu.Lock()

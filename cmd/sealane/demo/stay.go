@@ -45,8 +45,12 @@ func (s *story) goOn(o *Options) {
 	if o.JSON {
 		s.mu.Lock()
 		defer s.mu.Unlock()
-		s.step = "ready"
-		s.emit(observed, "up until a signal ends it", map[string]any{"folder": s.fed.folder.path, "kubeconfig": kubeconfig, "members": ways})
+		s.step, s.at = "ready", s.began
+		outcome := passed
+		if len(s.failures) > 0 {
+			outcome = failed
+		}
+		s.emit(outcome, "up until a signal ends it", map[string]any{"folder": s.fed.folder.path, "kubeconfig": kubeconfig, "members": ways})
 		return
 	}
 	sealane := "sealane"

@@ -119,10 +119,15 @@ func (t *teller) finish(outcome status, text string, began time.Time) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.step, t.at = "summary", began
-	if !t.json {
-		fmt.Fprintln(t.out)
+	if t.json {
+		t.emit(outcome, text, nil)
+		return
 	}
-	t.emit(outcome, text, nil)
+	word := t.paint("32", "PASS")
+	if outcome == failed {
+		word = t.paint("31", "FAIL")
+	}
+	fmt.Fprintf(t.out, "\n%s %s (%s)\n", word, text, seconds(time.Since(began)))
 }
 
 // plain prints a line for people, and an event of the step for programs.

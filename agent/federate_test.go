@@ -1,7 +1,9 @@
 package agent
 
 import (
+	"errors"
 	"fmt"
+	"slices"
 	"testing"
 	"time"
 
@@ -300,7 +302,21 @@ func TestStalledLink(t *testing.T) {
 	both(federationv1.Health_UP)
 	start := time.Now()
 	wire.stall()
-	both(federationv1.Health_DOWN)
+	// The end that notices first mends it for both.
+	eventually(t, "one end notices", func() error {
+		for member, peer := range map[string]string{"osaka": "tokyo", "tokyo": "osaka"} {
+			down := false
+			hub.look(member, func(m *hubMember) {
+				down = slices.ContainsFunc(m.linkLog, func(l *federationv1.LinkHealth) bool {
+					return l.Peer == peer && l.State == federationv1.Health_DOWN
+				})
+			})
+			if down {
+				return nil
+			}
+		}
+		return errors.New("both ends find it up")
+	})
 	both(federationv1.Health_UP)
 	t.Logf("up again after %v", time.Since(start).Round(time.Millisecond))
 }

@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"crypto/ecdsa"
 	"crypto/x509"
 	"net/url"
 	"os"
@@ -157,4 +158,35 @@ func TestRenews(t *testing.T) {
 	a.stop()
 	a.start()
 	hub.applied("tokyo")
+}
+
+// A member whose certificate expired runs on, and enrols again with the same
+// key when it is given a token.
+func TestExpired(t *testing.T) {
+	hub := startHub(t, newCA(t))
+	hub.life = time.Second
+	o := newAgent(t, hub, "tokyo").opts
+	dir := identityDir(t.TempDir())
+	first, err := o.identity(t.Context(), dir)
+	check(t, err)
+	eventually(t, "it expires", func() error {
+		if time.Now().Before(first.notAfter()) {
+			return os.ErrExist
+		}
+		return nil
+	})
+	hub.life = 0
+	token := o.Token
+	o.Token = ""
+	id, err := o.identity(t.Context(), dir)
+	check(t, err)
+	if !id.cert.Leaf.Equal(first.cert.Leaf) {
+		t.Error("another certificate without a token")
+	}
+	o.Token = token
+	id, err = o.identity(t.Context(), dir)
+	check(t, err)
+	if time.Until(id.notAfter()) < time.Minute || !sameKey(id.cert.Leaf, first.cert.PrivateKey.(*ecdsa.PrivateKey)) {
+		t.Errorf("not enrolled again: until %v", id.notAfter())
+	}
 }

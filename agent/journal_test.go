@@ -142,7 +142,7 @@ func TestChangeIsNothingWithoutTheDisk(t *testing.T) {
 	p := accountPart("app")
 	u := &federationv1.Update{BaseHash: federationv1.EmptyHash, Upserts: []*federationv1.Part{p}, TargetHash: federationv1.StateHash(map[string]string{p.Id: p.Hash})}
 	v, reason, now := h.accept(u)
-	if v != refused || !strings.Contains(reason, "journal") || len(now.parts) != 0 || h.now() != now {
+	if v != unsaved || !strings.Contains(reason, "journal") || len(now.parts) != 0 || h.now() != now {
 		t.Errorf("verdict %v, %q, %v", v, reason, now.parts)
 	}
 }

@@ -142,6 +142,8 @@ type session struct {
 	stream grpc.BidiStreamingClient[federationv1.AgentMessage, federationv1.HubMessage]
 	// sent is the view that the hub has; nil before the first report.
 	sent *view
+	// again ends the session, so that the next one may do better; nil: it does not.
+	again <-chan time.Time
 }
 
 type received struct {
@@ -240,6 +242,8 @@ func (s *session) run(ctx context.Context, w *federationv1.Welcome, recv <-chan 
 			if err := s.report(); err != nil {
 				return err
 			}
+		case <-s.again:
+			return errors.New("an update could not be kept, asking for it again")
 		case <-heartbeat.C:
 			err := s.send(&federationv1.AgentMessage{Body: &federationv1.AgentMessage_Heartbeat{
 				Heartbeat: &federationv1.Heartbeat{HeldHash: s.holder.now().hash},
@@ -282,8 +286,12 @@ func (s *session) handle(m *federationv1.HubMessage) error {
 	case unknownBase:
 		s.log.Info("the hub was mistaken about what this member holds, telling it", "base", u.BaseHash, "held", now.hash)
 		return s.sendInventory()
-	case refused:
+	case refused, unsaved:
 		s.log.Error("an update of the hub was refused as a whole; nothing was changed", "reason", reason)
+		if v == unsaved {
+			// A hub sends what was refused again in the next session only.
+			s.again = time.After(backoffLimit)
+		}
 		return s.sendReport(&federationv1.Report{HeldHash: now.hash, Refusal: reason})
 	default:
 		s.log.Info("new state", "held", now.hash, "changed", len(u.Upserts), "removed", len(u.Removals))

@@ -123,6 +123,32 @@ func TestHalfDeadConnection(t *testing.T) {
 	hub.applied("tokyo")
 }
 
+// An update that cannot be kept is not applied, and asked for again.
+func TestDiskFails(t *testing.T) {
+	t.Parallel()
+	hub := startHub(t, newCA(t))
+	hub.want("tokyo", accountPart("app"))
+	a := startAgent(t, hub, "tokyo")
+	hub.applied("tokyo")
+	dir := filepath.Join(a.opts.DataDir, "journal")
+	check(t, os.Rename(dir, dir+".away"))
+	hub.want("tokyo", accountPart("app"), ordersPart())
+	eventually(t, "the refusal", func() (err error) {
+		hub.look("tokyo", func(m *hubMember) {
+			if len(m.refusals) != 1 || !strings.Contains(m.refusals[0], "journal") {
+				err = fmt.Errorf("refusals %q", m.refusals)
+			}
+		})
+		return err
+	})
+	if _, err := streamInfo(a.js("app"), "ORDERS"); err == nil {
+		t.Error("it was applied without being kept")
+	}
+	check(t, os.Rename(dir+".away", dir))
+	hub.look("tokyo", func(m *hubMember) { m.hold = false })
+	hub.applied("tokyo")
+}
+
 // A member that lost its whole journal starts with nothing, is sent everything
 // again, and finds its messages where they were.
 func TestLostJournal(t *testing.T) {

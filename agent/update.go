@@ -16,6 +16,8 @@ const (
 	unknownBase
 	// refused: as a whole, nothing was changed.
 	refused
+	// unsaved: the same, but the fault is the disk's, and may pass.
+	unsaved
 )
 
 // accept checks an update and, if it is sound, makes it the held state. What
@@ -28,7 +30,7 @@ func (h *holder) accept(u *federationv1.Update) (v verdict, reason string, now *
 		return reply == accepted
 	})
 	if err != nil {
-		return refused, "cannot write the journal: " + err.Error(), now
+		return unsaved, "the journal cannot be written: " + err.Error(), now
 	}
 	return reply, reason, now
 }

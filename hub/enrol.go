@@ -209,7 +209,7 @@ func (e *enrolment) consume(ctx context.Context, a applicant, t *v1alpha1.JoinTo
 func (e *enrolment) giveBack(ctx context.Context, a applicant) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 10*time.Second)
 	defer cancel()
-	err := retry.RetryOnConflict(retry.DefaultBackoff, func() error {
+	err := retry.RetryOnConflict(claimBackoff, func() error {
 		t := &v1alpha1.JoinToken{}
 		if err := e.live.Get(ctx, client.ObjectKey{Name: a.token.Name}, t); err != nil {
 			return client.IgnoreNotFound(err)
@@ -271,8 +271,8 @@ func (e *enrolment) reissue(ctx context.Context, a applicant, id v1alpha1.Member
 	}))
 }
 
-// claimBackoff outlasts status writers that touch the same object.
-var claimBackoff = wait.Backoff{Steps: 8, Duration: 5 * time.Millisecond, Factor: 2, Jitter: 0.2}
+// claimBackoff outlasts, for some seconds, others that write the same object.
+var claimBackoff = wait.Backoff{Steps: 15, Duration: 5 * time.Millisecond, Factor: 1.5, Jitter: 0.5}
 
 // asStatus makes what the API server answered a gRPC status.
 func asStatus(err error) error {

@@ -73,7 +73,7 @@ func (i *identities) authenticate(ctx context.Context, cert *x509.Certificate) (
 			return id, nil
 		}
 	}
-	err = retry.RetryOnConflict(retry.DefaultBackoff, func() error {
+	err = retry.RetryOnConflict(claimBackoff, func() error {
 		m = v1alpha1.MemberCluster{}
 		if err := i.live.Get(ctx, client.ObjectKey{Name: cluster}, &m); err != nil {
 			return err

@@ -76,7 +76,6 @@ func newServer(f *Fleet, a *Authority, ids *identities, names []string, log *slo
 		// What an idle member costs: no growing windows and no buffers of its own.
 		grpc.StaticStreamWindowSize(streamWindow),
 		grpc.StaticConnWindowSize(streamWindow),
-		grpc.SharedWriteBuffer(true),
 		grpc.ReadBufferSize(0), // TLS has one
 		grpc.KeepaliveParams(keepalive.ServerParameters{Time: 30 * time.Second, Timeout: 10 * time.Second, MaxConnectionIdle: time.Minute}),
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: 5 * time.Second, PermitWithoutStream: true}),
@@ -103,7 +102,9 @@ func (s *server) serve(ctx context.Context, l net.Listener) error {
 			s.fleet.sweep()
 		case <-ctx.Done():
 			s.stop()
-			<-served
+			if err := <-served; !errors.Is(err, grpc.ErrServerStopped) {
+				return err
+			}
 			return nil
 		}
 	}

@@ -134,7 +134,7 @@ func TestSessionRefusal(t *testing.T) {
 	h.fleet.Publish(plan(bad))
 	s := h.sync(t, cert, hello(federationv1.EmptyHash))
 	s.welcome()
-	u := s.update()
+	s.update()
 	s.report(&federationv1.Report{HeldHash: federationv1.EmptyHash, Refusal: "account bad\x1b: no"})
 	eventually(t, "refusal", func() bool { return h.progress(name).Refusal == "account bad : no" })
 
@@ -154,7 +154,7 @@ func TestSessionRefusal(t *testing.T) {
 	// A new session is a new chance, and the refusal is known until it is taken.
 	s = h.sync(t, cert, hello(federationv1.EmptyHash))
 	s.welcome()
-	u = s.update()
+	u := s.update()
 	if p := h.progress(name); p.Refusal != "nor that" {
 		t.Errorf("refusal %q", p.Refusal)
 	}

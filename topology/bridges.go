@@ -83,7 +83,7 @@ func (b *bridge) checkRoutes() {
 		case n == 0:
 			lost = append(lost, f.names[o]+" to "+f.names[d])
 			if stuck != "" {
-				fix = fmt.Sprintf("%s can be all that members on the way have chosen: join the two with links", stuck)
+				fix = fmt.Sprintf("members on the way may have chosen the parents %s, which no path joins: join these two with links", stuck)
 			}
 		}
 	})

@@ -202,7 +202,7 @@ func (p *bridgeStep) checkLive(b *bridge, rep *report) {
 					continue
 				}
 				f := b.fabric
-				rep.refuse("spec.subjects", v1alpha1.ReasonSubjectConflict,
+				rep.refuse(b.subjectField(s), v1alpha1.ReasonSubjectConflict,
 					"%s overlaps with %s of Bridge %s, which flows from %s to %s too, so that a message would arrive twice: make them disjoint, or one cover the other without a rename",
 					s, t, o.ref.path(), f.names[from], f.names[to])
 				done[o] = true
@@ -210,6 +210,11 @@ func (p *bridgeStep) checkLive(b *bridge, rep *report) {
 			}
 		}
 	}
+}
+
+// subjectField is the path of one of the bridge's subjects.
+func (b *bridge) subjectField(s string) string {
+	return index("spec.subjects", slices.Index(b.object.Spec.Subjects, s))
 }
 
 // checkStoredTwice refuses an Events bridge that brings to a stream what a
@@ -242,7 +247,7 @@ func (p *bridgeStep) checkStoredTwice(b *bridge, rep *report) {
 						continue
 					}
 					if a, t, twice := anyOverlap([]string{arriving}, again.spec.Subjects); twice && len(again.spec.Subjects) > 0 {
-						rep.refuse("spec.subjects", v1alpha1.ReasonSubjectConflict,
+						rep.refuse(b.subjectField(s), v1alpha1.ReasonSubjectConflict,
 							"%s is stored on %s by Stream %s (%s) and would be stored again on %s by Stream %s (%s): copy the stream with a bridge of type Stream instead, or take %s out of this bridge",
 							stored, f.names[o], at.ref.path(), bound, f.names[d], again.ref.path(), t, a)
 						return

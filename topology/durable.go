@@ -43,6 +43,9 @@ func newDurable(b *bridge, s *streamStage) *durable {
 		queue: spec.Type == v1alpha1.BridgeQueue, paused: spec.Stream.Flow == v1alpha1.FlowPaused, rateLimit: orElse(spec.Stream.RateLimit, 0),
 	}
 	d.checkSubjects(spec, rep)
+	if d.queue {
+		checkQueueSubjects(spec, rep)
+	}
 	if rep.refused {
 		return d
 	}
@@ -58,7 +61,7 @@ func newDurable(b *bridge, s *streamStage) *durable {
 func (d *durable) checkSubjects(spec v1alpha1.BridgeSpec, rep *report) {
 	for i, s := range spec.Subjects {
 		if !validSubject(s) {
-			rep.refuse(index("spec.subjects", i), v1alpha1.ReasonInvalidSubject, "%q is no valid NATS subject: use tokens separated by dots, with > only at the end", s)
+			rep.refuse(index("spec.subjects", i), v1alpha1.ReasonInvalidSubject, "%q is no valid NATS subject: %s", s, subjectRule)
 		}
 	}
 	for i, r := range spec.Rename {
@@ -276,11 +279,15 @@ func (d *durable) lowerFlow(b *bridge, fl flow, destinations []string, out *lowe
 	src := &federationv1.Source{
 		Bridge: b.ref.path(), Origin: origin, Stream: d.stream, Consumer: name, DeliverSubject: deliver, ApiPrefix: resetTag + "." + origin,
 	}
-	if d.shared {
+	switch {
+	case d.shared:
 		parts, old := share(destinations)
 		outlet.Filters = d.partitionFilters(fl.o, parts[destination], old == destination)
-		src.Transforms = d.partitionStrip(fl, origin)
-	} else {
+		src.Transforms = d.queueTransforms(fl.o, origin)
+	case d.queue:
+		outlet.Filters = d.queueFilters()
+		src.Transforms = d.queueTransforms(fl.o, origin)
+	default:
 		for _, r := range d.renames {
 			src.Transforms = append(src.Transforms, &federationv1.Transform{From: r.from, To: r.transform(origin, 0)})
 		}

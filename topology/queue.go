@@ -15,6 +15,9 @@ import (
 // prefix off again. Messages that the queue held before it was shared have no
 // partition: one destination takes them.
 //
+// A queue that is no longer shared may still hold partitions, so that prefixes are
+// always taken off, and asked for, as long as a bridge moves the queue.
+//
 // While the destinations are the same every message goes to exactly one. When
 // they change, few partitions move; messages of those that are on their way at
 // that moment (delivered, not acknowledged) may arrive at both. Consumers of
@@ -58,6 +61,26 @@ func (d *durable) checkShared(b *bridge) {
 	}
 }
 
+// checkQueueSubjects refuses wildcards where partitions would be taken for
+// subjects.
+func checkQueueSubjects(spec v1alpha1.BridgeSpec, rep *report) {
+	check := func(field, s string) {
+		if first, _, _ := cutToken(s); (first == "*" || first == ">") && s != ">" {
+			rep.refuse(field, v1alpha1.ReasonInvalidSubject, "%s begins with a wildcard: name the first token of what the queue moves", s)
+		}
+	}
+	for i, s := range spec.Subjects {
+		check(index("spec.subjects", i), s)
+	}
+	for i, r := range spec.Rename {
+		field := index("spec.rename", i) + ".from"
+		if r.From == ">" {
+			rep.refuse(field, v1alpha1.ReasonInvalidSubject, "> is everything: name the first token of what is renamed")
+		}
+		check(field, r.From)
+	}
+}
+
 // held are the subjects that the bridge takes from the queue of an origin.
 func (d *durable) held(origin int32) []string {
 	if len(d.filters) > 0 {
@@ -76,7 +99,7 @@ func (d *durable) held(origin int32) []string {
 // no partition.
 func share(destinations []string) (parts map[string][]int, old string) {
 	parts = map[string][]int{}
-	room := (partitions + len(destinations) - 1) / len(destinations)
+	each, more := partitions/len(destinations), partitions%len(destinations)
 	ranked := func(key string) []string {
 		by := slices.Clone(destinations)
 		slices.SortFunc(by, func(a, b string) int {
@@ -86,7 +109,10 @@ func share(destinations []string) (parts map[string][]int, old string) {
 	}
 	for p := range partitions {
 		for _, d := range ranked(fmt.Sprint(p)) {
-			if len(parts[d]) < room {
+			if n := len(parts[d]); n < each || n == each && more > 0 {
+				if n == each {
+					more--
+				}
 				parts[d] = append(parts[d], p)
 				break
 			}
@@ -95,7 +121,7 @@ func share(destinations []string) (parts map[string][]int, old string) {
 	return parts, ranked("old")[0]
 }
 
-// partitionFilters are what an outlet takes.
+// partitionFilters are what the outlet of a shared queue takes.
 func (d *durable) partitionFilters(origin int32, parts []int, old bool) []string {
 	var out []string
 	for _, p := range parts {
@@ -113,8 +139,18 @@ func (d *durable) partitionFilters(origin int32, parts []int, old bool) []string
 	return out
 }
 
-// partitionStrip are the transforms that take the partition off on arrival.
-func (d *durable) partitionStrip(fl flow, name string) []*federationv1.Transform {
+// queueFilters are what the only outlet of a queue takes: also what is left in
+// partitions if the queue was shared before.
+func (d *durable) queueFilters() []string {
+	var out []string
+	for _, s := range d.filters {
+		out = append(out, s, partitionTag+".*."+s)
+	}
+	return out
+}
+
+// queueTransforms rename what a queue moves, and take partitions off.
+func (d *durable) queueTransforms(origin int32, name string) []*federationv1.Transform {
 	if len(d.renames) == 0 {
 		return []*federationv1.Transform{{From: partitionTag + ".*.>", To: ">"}}
 	}
@@ -124,8 +160,8 @@ func (d *durable) partitionStrip(fl flow, name string) []*federationv1.Transform
 			&federationv1.Transform{From: partitionTag + ".*." + r.from, To: r.transform(name, 1)},
 			&federationv1.Transform{From: r.from, To: r.transform(name, 0)})
 	}
-	for _, s := range d.held(fl.o) {
-		if !slices.ContainsFunc(d.renames, func(r *rename) bool { return covers(r.from, s) }) {
+	for _, s := range d.held(origin) {
+		if !slices.ContainsFunc(d.renames, func(r *rename) bool { return overlaps(r.from, s) }) {
 			out = append(out, &federationv1.Transform{From: partitionTag + ".*." + s, To: identity(s, 1)})
 		}
 	}

@@ -26,7 +26,7 @@ type rename struct {
 // an import) every wildcard must be used exactly once: NATS has to map both ways.
 func parseRename(r v1alpha1.Rename, live bool) (*rename, string) {
 	if !validSubject(r.From) {
-		return nil, fmt.Sprintf("from: %q is no valid NATS subject: use tokens separated by dots, with > only at the end", r.From)
+		return nil, fmt.Sprintf("from: %q is no valid NATS subject: %s", r.From, subjectRule)
 	}
 	wildcards := 0
 	for _, tok := range strings.Split(r.From, ".") {
@@ -53,7 +53,7 @@ func parseRename(r v1alpha1.Rename, live bool) (*rename, string) {
 		case len(tok) > 1 && tok[0] == '$' && i > 0:
 			return nil, fmt.Sprintf("to: %q would be taken for a wildcard: write {{wildcard(1)}}", tok)
 		case plain != ">" && !validSubject(plain):
-			return nil, fmt.Sprintf("to: %q is no valid NATS subject: use tokens separated by dots, with > only at the end", r.To)
+			return nil, fmt.Sprintf("to: %q is no valid NATS subject: %s", r.To, subjectRule)
 		case plain == ">" && i != len(out.to)-1:
 			return nil, fmt.Sprintf("to: %q has > before its end", r.To)
 		}

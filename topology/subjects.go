@@ -15,7 +15,8 @@ func cutToken(s string) (tok, rest string, more bool) {
 	return strings.Cut(s, ".")
 }
 
-// validSubject tells whether NATS takes s as a subject to subscribe to.
+// validSubject tells whether s is a subject to subscribe to. NATS takes tokens
+// such as a*b too, as plain ones, but not everywhere: they are not valid here.
 func validSubject(s string) bool {
 	if s == "" || !utf8.ValidString(s) || strings.ContainsAny(s, "\x00\t\n\f\r \uFFFD") {
 		return false
@@ -23,7 +24,7 @@ func validSubject(s string) bool {
 	for more := true; more; {
 		var tok string
 		tok, s, more = cutToken(s)
-		if tok == "" || tok == ">" && more {
+		if tok == "" || tok == ">" && more || len(tok) > 1 && strings.ContainsAny(tok, "*>") {
 			return false
 		}
 	}
@@ -157,13 +158,16 @@ func reservedToken(tok string) bool {
 	return false
 }
 
+// subjectRule is how to write a valid subject.
+const subjectRule = "use tokens separated by dots, in which * stands alone, and > only at the end"
+
 // checkLiveSubject says what is wrong with a subject of an Events or Requests
 // bridge, and how to mend it; "" if nothing is. Its first token must be a plain
 // one: an import of ">" or "*.>" would take in inboxes, JetStream's own subjects
 // and the federation's, and NATS refuses it as a cycle with the replies.
 func checkLiveSubject(s string) string {
 	if !validSubject(s) {
-		return fmt.Sprintf("%q is no valid NATS subject: use tokens separated by dots, with > only at the end", s)
+		return fmt.Sprintf("%q is no valid NATS subject: %s", s, subjectRule)
 	}
 	first, _, _ := cutToken(s)
 	switch {
@@ -179,7 +183,7 @@ func checkLiveSubject(s string) string {
 // lets streams bind $KV and $O, on which its key-value and object stores rest.
 func checkStreamSubject(s string) string {
 	if !validSubject(s) {
-		return fmt.Sprintf("%q is no valid NATS subject: use tokens separated by dots, with > only at the end", s)
+		return fmt.Sprintf("%q is no valid NATS subject: %s", s, subjectRule)
 	}
 	first, rest, _ := cutToken(s)
 	switch {

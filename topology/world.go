@@ -56,9 +56,13 @@ func newWorld(topologies []*v1alpha1.MessagingTopology, members []*v1alpha1.Memb
 	}
 	if len(refused) > 0 {
 		slices.Sort(refused)
+		why := "topology " + refused[0] + " is refused"
+		if len(refused) > 1 {
+			why = "topologies " + firstNames(refused) + " are refused"
+		}
 		for _, m := range members {
 			if _, placed := r.claims[m.Name]; !placed {
-				w.frozen[m.Name] = "topology " + firstNames(refused) + " is refused"
+				w.frozen[m.Name] = why
 			}
 		}
 	}
@@ -157,7 +161,7 @@ func (w *world) place(f *fabric, p v1alpha1.Placement, field string, lenient boo
 		slices.Sort(outside)
 		if len(outside) > 0 && !lenient {
 			rep.refuse(field+".clusters", v1alpha1.ReasonUnknownMember,
-				"%s joined but is in no group of topology %s: put it into one, or take it out here", firstNames(outside), f.topology.Name)
+				"%s joined, but not as part of topology %s: put it into a group there, or take it out here", firstNames(outside), f.topology.Name)
 		}
 		if len(absent) > 0 {
 			rep.wait(field+".clusters", v1alpha1.ReasonUnknownMember, "%s not joined yet: enrol with a token of that name", isAre(absent))

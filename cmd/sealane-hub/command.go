@@ -51,9 +51,14 @@ of a kubeconfig (--kubeconfig), or that of the cluster in which the hub runs.
 The data folder holds the federation's authority and must be kept: without it no
 agent trusts the hub any more. Logs go to standard error. The exit status is 0
 after SIGINT or SIGTERM, 1 if the hub failed, 2 if the command line is wrong.`,
-		Example:       example,
-		Version:       version,
-		Args:          cobra.NoArgs,
+		Example: example,
+		Version: version,
+		Args: func(cmd *cobra.Command, args []string) error {
+			if len(args) > 0 {
+				return usageError{fmt.Errorf("unexpected argument %q: see %s --help", args[0], cmd.CommandPath())}
+			}
+			return nil
+		},
 		SilenceUsage:  true,
 		SilenceErrors: true,
 		RunE: func(cmd *cobra.Command, _ []string) error {

@@ -35,10 +35,38 @@ func (s *story) cycle(ctx context.Context) (string, error) {
 	if err != nil {
 		return "", err
 	}
+	at := time.Now()
+	for _, name := range []string{berlin, denver} {
+		if err := s.ticksGone(ctx, s.fed.member(name)); err != nil {
+			return "", err
+		}
+	}
 	if _, err := s.fed.awaitFine(ctx, 20*time.Second); err != nil {
 		return "", fmt.Errorf("after %s was deleted: %w", cycleFile, err)
 	}
+	s.say("the resources of %s deleted: TICKS is gone from berlin and denver %s later", cycleFile, seconds(time.Since(at)))
 	return "the cycle was refused with its way spelled out, and nothing else was touched", nil
+}
+
+func (s *story) ticksGone(ctx context.Context, m *member) error {
+	nc, err := s.fed.connect(ctx, m, account)
+	if err != nil {
+		return err
+	}
+	js, err := jetstream.New(nc)
+	if err != nil {
+		return err
+	}
+	return s.fed.await(ctx, 20*time.Second, "the stream TICKS is removed from "+m.name, func(ctx context.Context) error {
+		switch n, err := stored(ctx, js, "TICKS"); {
+		case errors.Is(err, jetstream.ErrStreamNotFound):
+			return nil
+		case err != nil:
+			return err
+		default:
+			return fmt.Errorf("it is there, with %d messages", n)
+		}
+	})
 }
 
 func (s *story) refusal(ctx context.Context) error {

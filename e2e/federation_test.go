@@ -80,7 +80,7 @@ func newFederation(t testing.TB) *federation {
 func (f *federation) token(spec v1alpha1.JoinTokenSpec) string {
 	f.t.Helper()
 	text := federationv1.JoinToken{Name: "t-" + random(6), Secret: make([]byte, 32)}
-	rand.Read(text.Secret) //nolint:errcheck // never fails
+	rand.Read(text.Secret) // never fails
 	spec.SecretHash = text.SecretHash()
 	if spec.ExpiresAt.IsZero() {
 		spec.ExpiresAt = metav1.NewTime(time.Now().Add(10 * time.Minute))
@@ -289,12 +289,12 @@ func freeAddress(t testing.TB) string {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer l.Close() //nolint:errcheck // nothing was accepted
+	defer l.Close() // nothing was accepted
 	return l.Addr().String()
 }
 
 func random(n int) string {
 	b := make([]byte, n/2)
-	rand.Read(b) //nolint:errcheck // never fails
+	rand.Read(b) // never fails
 	return hex.EncodeToString(b)
 }

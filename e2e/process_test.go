@@ -30,7 +30,7 @@ func run(m *testing.M) int {
 		fmt.Fprintln(os.Stderr, err)
 		return 1
 	}
-	defer os.RemoveAll(dir) //nolint:errcheck // a temporary folder
+	defer os.RemoveAll(dir) // a temporary folder
 	ctrl.SetLogger(logr.Discard())
 	binaries = dir
 	build := exec.Command("go", "build", "-race", "-o", dir, "./cmd/sealane-hub", "./cmd/sealane-agent")
@@ -83,7 +83,7 @@ func (p *process) restart() {
 	if err != nil {
 		p.t.Fatal(err)
 	}
-	defer log.Close() //nolint:errcheck // the child has its own descriptor
+	defer log.Close() // the child has its own descriptor
 	p.cmd = exec.Command(filepath.Join(binaries, p.name), p.args...)
 	p.cmd.Stdout, p.cmd.Stderr = log, log
 	p.cmd.Env = append(os.Environ(), "GORACE=halt_on_error=0")
@@ -110,12 +110,12 @@ func (p *process) stop() {
 	if p.cmd == nil {
 		return
 	}
-	p.cmd.Process.Signal(syscall.SIGTERM) //nolint:errcheck // it may have ended by itself
+	p.cmd.Process.Signal(syscall.SIGTERM) // it may have ended by itself
 	select {
 	case <-p.done:
 	case <-time.After(30 * time.Second):
 		p.t.Errorf("%s did not stop within 30 s of SIGTERM", p.name)
-		p.cmd.Process.Kill() //nolint:errcheck // as above
+		p.cmd.Process.Kill() // as above
 		<-p.done
 	}
 	p.cmd = nil

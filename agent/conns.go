@@ -81,6 +81,10 @@ func (c *accountConns) get(account string) (*accountConn, error) {
 			return nil, err
 		}
 	}
+	if err := relayResets(nc); err != nil {
+		nc.Close()
+		return nil, err
+	}
 	ac := &accountConn{nc: nc, js: js}
 	c.open[account] = ac
 	return ac, nil

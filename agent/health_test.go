@@ -154,8 +154,8 @@ func TestMatchSources(t *testing.T) {
 	}
 	have := []*jetstream.StreamSourceInfo{
 		{Name: "S", FilterSubject: "x", Lag: 3},
-		{Name: "S", External: &jetstream.ExternalStream{APIPrefix: "fedjs.b"}, Lag: 2},
-		{Name: "S", External: &jetstream.ExternalStream{APIPrefix: "fedjs.a"}, Lag: 1},
+		{Name: "S", External: &jetstream.ExternalStream{APIPrefix: "_fedjs.b"}, Lag: 2},
+		{Name: "S", External: &jetstream.ExternalStream{APIPrefix: "_fedjs.a"}, Lag: 1},
 	}
 	got := matchSources(want, have)
 	for i, lag := range []uint64{1, 2, 3} {

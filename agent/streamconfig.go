@@ -121,7 +121,7 @@ func newStreamConfig(p *federationv1.Part) jetstream.StreamConfig {
 func streamSource(src *federationv1.Source) *jetstream.StreamSource {
 	s := &jetstream.StreamSource{Name: src.Stream}
 	if src.ApiPrefix != "" {
-		s.External = &jetstream.ExternalStream{APIPrefix: src.ApiPrefix}
+		s.External = &jetstream.ExternalStream{APIPrefix: viaAgent(src.ApiPrefix)}
 	}
 	if src.Consumer != "" {
 		s.Consumer = &jetstream.StreamConsumerSource{Name: src.Consumer, DeliverSubject: src.DeliverSubject}

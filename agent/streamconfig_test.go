@@ -21,7 +21,7 @@ func TestStreamSource(t *testing.T) {
 	}{
 		{"remote",
 			&federationv1.Source{Origin: "a", Stream: "S", Consumer: "c", DeliverSubject: "d", ApiPrefix: "fedjs.a", Transforms: []*federationv1.Transform{tr("x.>", "y.>")}},
-			&jetstream.StreamSource{Name: "S", External: &jetstream.ExternalStream{APIPrefix: "fedjs.a"},
+			&jetstream.StreamSource{Name: "S", External: &jetstream.ExternalStream{APIPrefix: "_fedjs.a"},
 				Consumer:          &jetstream.StreamConsumerSource{Name: "c", DeliverSubject: "d"},
 				SubjectTransforms: []jetstream.SubjectTransformConfig{{Source: "x.>", Destination: "y.>"}}}},
 		{"local, all of it", &federationv1.Source{Stream: "S"}, &jetstream.StreamSource{Name: "S"}},

@@ -6,6 +6,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
@@ -89,8 +90,10 @@ func TestKill(t *testing.T) {
 	stop := make(chan struct{})
 	counts := make(chan writer, len(names))
 	failed := make(chan error, len(names))
+	conns := map[string]*nats.Conn{}
 	for _, name := range names {
 		nc := f.connect(name, "app")
+		conns[name] = nc
 		go func() {
 			w := writer{subject: "orders." + name, origin: name}
 			if err := w.writeUntil(ctx, nc, stop); err != nil {
@@ -125,10 +128,15 @@ func TestKill(t *testing.T) {
 		t.Fatal(err)
 	default:
 	}
-	for _, name := range names {
-		nc := f.connect(name, "app")
+	for name, nc := range conns {
 		eventually(t, 60*time.Second, "everything arrives at "+name, func() error {
-			return holds(ctx, nc, "everything", want)
+			err := holds(ctx, nc, "everything", want)
+			if err != nil {
+				for _, origin := range names {
+					err = fmt.Errorf("%w\nat %s: %s", err, origin, outlets(ctx, conns[origin], "orders"))
+				}
+			}
+			return err
 		})
 	}
 	t.Logf("complete everywhere: %v", want)

@@ -8,12 +8,16 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync/atomic"
 	"time"
 
 	"go.etcd.io/bbolt"
+	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	"go.etcd.io/etcd/server/v3/embed"
 	"go.etcd.io/etcd/server/v3/storage/datadir"
+	"go.etcd.io/etcd/server/v3/storage/mvcc"
+	"go.etcd.io/etcd/server/v3/storage/wal"
 	"go.uber.org/zap"
 )
 
@@ -22,9 +26,14 @@ const (
 	// final zero) takes as the path of a unix socket.
 	maxSocketPath = 103
 	// storeQuota bounds the database file. A hub of 10,000 members holds about
-	// 100 MB; the rest is room for history between two compactions. At the quota
-	// etcd refuses writes, so this is set well above any real size.
-	storeQuota = 4 << 30
+	// 100 MB; the rest is room for history. At the quota etcd refuses writes until
+	// makeRoom was called, so this is set well above any real size.
+	storeQuota = 8 << 30
+	// history is how far back watches and paged lists can be resumed. What is older
+	// is removed, and its place in the file used again.
+	history = 5 * time.Minute
+	// bookmark is how often a watch is told how far it is; well within history.
+	bookmark = time.Minute
 	// defragMB: at start the database file is rewritten when that frees this many
 	// megabytes. While running, freed pages are reused.
 	defragMB = 64
@@ -36,6 +45,10 @@ const (
 	// on a busy machine is.
 	slow = 2 * time.Second
 )
+
+// The write-ahead log grows by whole files, allocated ahead: two of the usual
+// 64 MB would dwarf the data of most hubs.
+func init() { wal.SegmentSizeBytes = 16 << 20 }
 
 // store is the embedded etcd. It listens on a unix socket in a folder that only
 // this user may enter: whoever can open the socket can do everything.
@@ -50,7 +63,7 @@ type store struct {
 }
 
 // startStore returns when the store answers.
-func startStore(ctx context.Context, dir string, log *slog.Logger) (_ *store, err error) {
+func startStore(ctx context.Context, dir string, quota int64, log *slog.Logger) (_ *store, err error) {
 	s := &store{}
 	defer func() {
 		if err != nil {
@@ -61,7 +74,7 @@ func startStore(ctx context.Context, dir string, log *slog.Logger) (_ *store, er
 	if err != nil {
 		return nil, err
 	}
-	cfg, err := storeConfig(dir, socket, newZap(log.With("component", "etcd"), &s.loud))
+	cfg, err := storeConfig(dir, socket, quota, newZap(log.With("component", "etcd"), &s.loud))
 	if err != nil {
 		return nil, err
 	}
@@ -71,7 +84,7 @@ func startStore(ctx context.Context, dir string, log *slog.Logger) (_ *store, er
 	}
 	select {
 	case <-s.etcd.Server.ReadyNotify():
-		return s, nil
+		return s, s.makeRoom(ctx, log)
 	case err := <-s.etcd.Err():
 		return nil, fmt.Errorf("start the store: %w", err)
 	case <-s.etcd.Server.StopNotify():
@@ -132,7 +145,7 @@ func (s *store) socketPath(dir string) (string, error) {
 	return path, nil
 }
 
-func storeConfig(dir, socket string, log *zap.Logger) (*embed.Config, error) {
+func storeConfig(dir, socket string, quota int64, log *zap.Logger) (*embed.Config, error) {
 	cfg := embed.NewConfig()
 	cfg.Dir = filepath.Join(dir, "etcd")
 	cfg.ZapLoggerBuilder = embed.NewZapLoggerBuilder(log)
@@ -147,18 +160,44 @@ func storeConfig(dir, socket string, log *zap.Logger) (*embed.Config, error) {
 	// A lone member elects itself after one tick; ten of them are the minimum
 	// that raft accepts as an election time-out.
 	cfg.TickMs, cfg.ElectionMs = 50, 500
-	cfg.QuotaBackendBytes = storeQuota
+	cfg.QuotaBackendBytes = quota
 	cfg.BootstrapDefragThresholdMegabytes = defragMB
 	cfg.SnapshotCount, cfg.SnapshotCatchUpEntries = walRecords, walKept
 	cfg.MaxSnapFiles, cfg.MaxWalFiles = 2, 2
 	cfg.WarningApplyDuration, cfg.WarningUnaryRequestDuration = slow, slow
-	// The API server compacts the history every five minutes; a second compactor
-	// here would cut watches short.
-	cfg.AutoCompactionRetention = "0"
+	cfg.AutoCompactionMode = embed.CompactorModePeriodic
+	cfg.AutoCompactionRetention = history.String()
+	cfg.WatchProgressNotifyInterval = bookmark
 	if err := cfg.Validate(); err != nil {
 		return nil, fmt.Errorf("configure the store: %w", err)
 	}
 	return cfg, nil
+}
+
+// makeRoom lifts the ban on writes that etcd imposes at the quota, and which
+// outlasts its cause: the history is removed, the file rewritten, and if that
+// helped, writing allowed again. A restart is thus all that it takes.
+func (s *store) makeRoom(ctx context.Context, log *slog.Logger) error {
+	etcd := s.etcd.Server
+	full := func(a *pb.AlarmMember) bool { return a.Alarm == pb.AlarmType_NOSPACE }
+	if !slices.ContainsFunc(etcd.Alarms(), full) {
+		return nil
+	}
+	_, err := etcd.Compact(ctx, &pb.CompactionRequest{Revision: etcd.KV().Rev(), Physical: true})
+	if err != nil && !errors.Is(err, mvcc.ErrCompacted) {
+		return fmt.Errorf("make room in the store: %w", err)
+	}
+	if err := etcd.Backend().Defrag(); err != nil {
+		return fmt.Errorf("make room in the store: %w", err)
+	}
+	size, quota := etcd.Backend().Size(), etcd.Cfg.QuotaBackendBytes
+	if size > quota/10*8 {
+		log.Error("The store is full; nothing can be written before something is deleted and the process restarted", "bytes", size, "quota", quota)
+		return nil
+	}
+	log.Warn("The store was full; its history was removed", "bytes", size, "quota", quota)
+	_, err = etcd.Alarm(ctx, &pb.AlarmRequest{Action: pb.AlarmRequest_DEACTIVATE, Alarm: pb.AlarmType_NOSPACE, MemberID: uint64(etcd.MemberID())})
+	return err
 }
 
 // failed reports an error that ends the store by itself.

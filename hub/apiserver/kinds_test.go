@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"go.etcd.io/etcd/server/v3/etcdserver/api/v3rpc"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/meta"
 	"k8s.io/apimachinery/pkg/api/resource"
@@ -250,6 +251,39 @@ func TestCache(t *testing.T) {
 	cancel()
 	if err := <-done; err != nil {
 		t.Error(err)
+	}
+}
+
+// TestBookmarks: a watch that has nothing to tell still tells how far it is, so
+// that it can be resumed.
+func TestBookmarks(t *testing.T) {
+	s := start(t, t.TempDir())
+	install(t, s.RESTConfig())
+	c := newClient(t, s.RESTConfig())
+	// One interval for all servers of the process, each of which sets it.
+	v3rpc.SetProgressReportInterval(100 * time.Millisecond)
+	w, err := c.Watch(t.Context(), &v1alpha1.BridgeList{}, &client.ListOptions{Raw: &metav1.ListOptions{AllowWatchBookmarks: true}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer w.Stop()
+	m := &v1alpha1.MemberCluster{ObjectMeta: metav1.ObjectMeta{Name: "other-kind"}}
+	if err := c.Create(t.Context(), m); err != nil {
+		t.Fatal(err)
+	}
+	deadline := time.After(20 * time.Second)
+	for {
+		select {
+		case e := <-w.ResultChan():
+			if e.Type != watch.Bookmark {
+				t.Fatalf("event %s", e.Type)
+			}
+			if e.Object.(client.Object).GetResourceVersion() >= m.ResourceVersion {
+				return
+			}
+		case <-deadline:
+			t.Fatal("no bookmark")
+		}
 	}
 }
 

@@ -8,7 +8,6 @@ import (
 	"time"
 
 	noopoteltrace "go.opentelemetry.io/otel/trace/noop"
-	apiextensionsv1 "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1"
 	"k8s.io/apiextensions-apiserver/pkg/apiserver"
 	"k8s.io/apiextensions-apiserver/pkg/cmd/server/options"
 	generatedopenapi "k8s.io/apiextensions-apiserver/pkg/generated/openapi"
@@ -20,7 +19,6 @@ import (
 	"k8s.io/apiserver/pkg/server/dynamiccertificates"
 	"k8s.io/apiserver/pkg/server/healthz"
 	genericoptions "k8s.io/apiserver/pkg/server/options"
-	"k8s.io/apiserver/pkg/storage/storagebackend"
 	openapifeatures "k8s.io/apiserver/pkg/util/openapi"
 	"k8s.io/apiserver/pkg/util/webhook"
 	"k8s.io/client-go/kubernetes/scheme"
@@ -28,8 +26,6 @@ import (
 )
 
 const (
-	// storePrefix is where the objects live in the store. It must never change.
-	storePrefix = "/registry/sealane"
 	// drain is how long a stopping server waits for requests and watches to end,
 	// and lastWords how long for their answers to be on the way.
 	drain     = 2 * time.Second
@@ -61,20 +57,11 @@ func newAPIServer(store *store, addr *address, certs *certificates, loopback *re
 		return nil, err
 	}
 
-	etcd := genericoptions.NewEtcdOptions(storagebackend.NewDefaultConfig(storePrefix,
-		apiserver.Codecs.LegacyCodec(apiextensionsv1.SchemeGroupVersion)))
-	etcd.StorageConfig.Transport.ServerList = []string{store.endpoint}
-	// There is no garbage collector: with this on, a deletion with cascade
-	// foreground or orphan would wait for one for ever.
-	etcd.EnableGarbageCollection = false
-	// The watch cache holds every object once more, and its last versions for 75
-	// seconds. It pays with thousands of watchers; here there is one, the hub, which
-	// has a cache itself. Without it 1,000 members that all report take a third of
-	// the heap, and reads come from the store, never stale.
-	etcd.EnableWatchCache = false
+	etcd := newStorageOptions(store.endpoint)
 	if err := etcd.ApplyTo(&cfg.Config); err != nil {
 		return nil, fmt.Errorf("configure the API's storage: %w", err)
 	}
+	cfg.RESTOptionsGetter = withBookmarks{cfg.RESTOptionsGetter}
 	if err := genericoptions.NewAPIEnablementOptions().ApplyTo(&cfg.Config, apiserver.DefaultAPIResourceConfigSource(), apiserver.Scheme); err != nil {
 		return nil, err
 	}
@@ -86,7 +73,7 @@ func newAPIServer(store *store, addr *address, certs *certificates, loopback *re
 	cfg.OpenAPIConfig.Info.Title, cfg.OpenAPIV3Config.Info.Title = "Sealane", "Sealane"
 
 	ext := &apiserver.Config{GenericConfig: cfg, ExtraConfig: apiserver.ExtraConfig{
-		CRDRESTOptionsGetter: options.NewCRDRESTOptionsGetter(*etcd, cfg.ResourceTransformers, cfg.StorageObjectCountTracker),
+		CRDRESTOptionsGetter: withBookmarks{options.NewCRDRESTOptionsGetter(*etcd, cfg.ResourceTransformers, cfg.StorageObjectCountTracker)},
 		ServiceResolver:      noServices{},
 		AuthResolverWrapper:  webhook.NewDefaultAuthenticationInfoResolverWrapper(nil, nil, loopback, noopoteltrace.NewTracerProvider()),
 	}}

@@ -89,7 +89,7 @@ func Start(ctx context.Context, o Options) (_ *Server, err error) {
 	if err != nil {
 		return nil, err
 	}
-	store, err := startStore(ctx, o.DataDir, log)
+	store, err := startStore(ctx, o.DataDir, storeQuota, log)
 	if err != nil {
 		return nil, err
 	}

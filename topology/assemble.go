@@ -81,9 +81,10 @@ func assembleFabric(f *fabric, m *memo, prev *assembled) *assembled {
 			a.placed = append(a.placed, p)
 		}
 	}
+	var scratch []imported
 	for _, b := range m.bridges.accepted {
 		if b.fabric == f {
-			a.lowered = append(a.lowered, b.lower())
+			a.lowered = append(a.lowered, b.lower(&scratch))
 			a.owners = append(a.owners, b)
 		}
 	}
@@ -471,7 +472,7 @@ func assemble(m *memo, past history) (*Plan, map[*v1alpha1.Bridge]string) {
 		p.Objects[s.ref] = s.needs
 	}
 	for _, b := range m.bridges.accepted {
-		p.Objects[b.ref] = b.lower().footprint
+		p.Objects[b.ref] = b.lowered.footprint
 	}
 	slices.SortFunc(p.Links, func(a, b Link) int {
 		return cmp.Or(strings.Compare(a.Topology, b.Topology), strings.Compare(a.Dialer, b.Dialer), strings.Compare(a.Acceptor, b.Acceptor))

@@ -80,3 +80,21 @@ func somePair(from, to set) (a, b int32, ok bool) {
 	}
 	return 0, 0, false
 }
+
+// bitset is a set of numbers that grows as needed.
+type bitset []uint64
+
+// add tells whether i was not in it before.
+func (b *bitset) add(i int32) bool {
+	for int(i/64) >= len(*b) {
+		*b = append(*b, 0)
+	}
+	w, bit := &(*b)[i/64], uint64(1)<<(i%64)
+	if *w&bit != 0 {
+		return false
+	}
+	*w |= bit
+	return true
+}
+
+func (b bitset) has(i int32) bool { return int(i/64) < len(b) && b[i/64]&(1<<(i%64)) != 0 }

@@ -117,12 +117,14 @@ func (b *bridge) eachRoute(fn func(o, d int32, r route)) {
 	})
 }
 
-// lower makes what the bridge asks of the members.
-func (b *bridge) lower() *lowered {
+// lower makes what the bridge asks of the members. scratch is kept for the next
+// one.
+func (b *bridge) lower(scratch *[]imported) *lowered {
 	if b.lowered != nil {
 		return b.lowered
 	}
-	l := newLowering(b.scope)
+	l := newLowering(b.scope, *scratch)
+	defer func() { *scratch = l.out }()
 	if b.live != nil {
 		b.live.lower(b, l)
 		b.lowered = l.finish()

@@ -29,10 +29,7 @@ func Compile(in Input) *Plan { return Recompile(nil, in) }
 // Prev is not changed but for caches that Recompile alone uses: one call at a
 // time may be given the same prev.
 func Recompile(prev *Plan, in Input) *Plan {
-	var past history
-	if prev != nil {
-		past.prev = prev.memo
-	}
+	past := newHistory(prev, in.InEffect)
 	members := slices.Clone(in.Members)
 	slices.SortFunc(members, func(a, b *v1alpha1.MemberCluster) int { return strings.Compare(a.Name, b.Name) })
 	topologies, streams, bridges := byAge(in.Topologies), byAge(in.Streams), byAge(in.Bridges)

@@ -143,6 +143,9 @@ func (d *durable) checkTargets(b *bridge) {
 		d.ownedAt.add(fl.d)
 	}
 	for _, p := range d.targets {
+		if d.queue && p.spec.Retention == federationv1.StreamSpec_INTEREST && p.at.meets(d.ownedAt) {
+			rep.refuse("spec.stream.target", v1alpha1.ReasonInvalidValue, "Stream %s forgets what no consumer waits for, so that moved messages could be lost: use one whose retention is WorkQueue or Limits", p.ref.path())
+		}
 		for _, m := range p.at.list() {
 			d.ownedAt.remove(m)
 		}

@@ -23,8 +23,13 @@ type fabric struct {
 	links    []link
 	peers    [][]peer // by member, sorted by the other's index
 	graph    *graph
+	awaits   bool                          // the endpoint of a member that has never connected
 	brokers  []*federationv1.BrokerSpec    // by member
 	limits   []*federationv1.AccountLimits // by account
+
+	// known routes and numbered steps; only the compilation at work touches them.
+	known map[[2]int32][]route
+	steps map[stepKey]int32
 
 	accountNames []string // by accountCode
 	accountIDs   []string
@@ -58,6 +63,7 @@ func (f *fabric) application(c accountCode) bool { return int(c) < len(f.account
 
 // finish derives what follows from names and accounts.
 func (f *fabric) finish() {
+	f.known, f.steps = map[[2]int32][]route{}, map[stepKey]int32{}
 	f.index = make(map[string]int32, len(f.names))
 	f.all = newSet(len(f.names))
 	for i, n := range f.names {
@@ -82,13 +88,10 @@ func (f *fabric) finish() {
 	}
 }
 
-// peerAt is the link between two neighbours.
-func (f *fabric) peerAt(member, other int32) (link, bool) {
-	i, ok := slices.BinarySearchFunc(f.peers[member], other, func(p peer, m int32) int { return int(p.member - m) })
-	if !ok {
-		return link{}, false
-	}
-	return f.links[f.peers[member][i].link], true
+// linkOf is the link between two neighbours.
+func (f *fabric) linkOf(member, other int32) int32 {
+	i, _ := slices.BinarySearchFunc(f.peers[member], other, func(p peer, m int32) int { return int(p.member - m) })
+	return f.peers[member][i].link
 }
 
 // nameList are the names of a set's members, sorted.

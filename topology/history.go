@@ -2,6 +2,8 @@ package topology
 
 import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/sealane/sealane/api/v1alpha1"
 )
 
 // history is what a compilation knows of the one before.
@@ -9,22 +11,56 @@ import (
 // Nothing of a refused object is planned, yet to break a running object by a
 // wrong edit must not take it off the members. So the version of it that was in
 // effect in the plan before goes on, as long as that is possible, while the
-// problem is reported. A hub that has just started has no plan before: then the
-// members that the object may be on are frozen (see Plan.Frozen). Objects that
-// were first seen in a wrong version are known to be nowhere and freeze nothing.
+// problem is reported. A hub that has just started has no plan before, unless it
+// kept Plan.InEffect: then the members that the object may be on are frozen (see
+// Plan.Frozen). Objects that were first seen in a wrong version are known to be
+// nowhere and freeze nothing.
 type history struct {
 	prev *memo
+	// kept holds the versions that the caller kept, without prev; nil: none were.
+	kept map[ObjectRef]metav1.Object
+}
+
+func newHistory(prev *Plan, kept []metav1.Object) history {
+	var h history
+	switch {
+	case prev != nil:
+		h.prev = prev.memo
+	case kept != nil:
+		h.kept = map[ObjectRef]metav1.Object{}
+		for _, o := range kept {
+			if kind := kindOfObject(o); kind != "" {
+				h.kept[refOf(kind, o)] = o
+			}
+		}
+	}
+	return h
+}
+
+func kindOfObject(o metav1.Object) Kind {
+	switch o.(type) {
+	case *v1alpha1.MessagingTopology:
+		return KindTopology
+	case *v1alpha1.Stream:
+		return KindStream
+	case *v1alpha1.Bridge:
+		return KindBridge
+	}
+	return ""
 }
 
 // effective is the version of the object that was in effect; nil if none was.
 func (h history) effective(ref ObjectRef) metav1.Object {
 	if h.prev == nil {
-		return nil
+		return h.kept[ref]
 	}
 	return h.prev.effective[ref]
 }
 
 // mayHold tells whether members may hold something of the object.
 func (h history) mayHold(ref ObjectRef) bool {
-	return h.prev == nil || h.prev.mayHold[ref]
+	if h.prev == nil {
+		return h.kept == nil || h.kept[ref] != nil
+	}
+	return h.prev.mayHold[ref]
 }

@@ -77,24 +77,13 @@ type lowering struct {
 	scope
 	out   []imported
 	tags  map[string][]string // tagged forward subjects by marked origin
-	led   []int32             // by member: the last origin (plus 1) that was led there, while nothing is marked
-	steps map[[2]int32]bool   // links used, the lower member first; of cuts the child
-	// leds are the steps of the origin at hand on routes that may be marked.
-	origin int32
-	leds   map[ledStep]bool
+	led   bitset              // steps of routes that subjects were led over
+	links bitset              // used
 }
 
-// ledStep is a step of the routes of one origin.
-type ledStep struct {
-	mark             string
-	prev, from, next int32
-}
-
-func newLowering(s scope) *lowering {
-	return &lowering{
-		scope: s, tags: map[string][]string{}, led: make([]int32, len(s.fabric.names)), steps: map[[2]int32]bool{},
-		origin: -1, leds: map[ledStep]bool{},
-	}
+// newLowering starts on a bridge; scratch is room for what it writes.
+func newLowering(s scope, scratch []imported) *lowering {
+	return &lowering{out: scratch[:0], scope: s, tags: map[string][]string{}}
 }
 
 func (l *lowering) accountName() string { return l.fabric.accounts[l.account] }
@@ -126,10 +115,10 @@ func (l *lowering) forward(r route, subjects []string, to func(i int) (string, b
 		l.out = append(l.out, imported{place{last, accountCode(l.account)}, prev, false, renamed, s, local})
 	}
 	for i := n - 1; i >= 0; i-- {
-		switch done := l.mark(r, i); {
-		case done && len(f.graph.cuts) == 0:
-			return // and so were all steps before
-		case done:
+		if !l.led.add(r.ids[i]) {
+			if len(f.graph.cuts) == 0 {
+				return // and so were all steps before
+			}
 			continue
 		}
 		at := place{r.nodes[i], f.out(r.nodes[i+1])}
@@ -142,32 +131,6 @@ func (l *lowering) forward(r route, subjects []string, to func(i int) (string, b
 			l.out = append(l.out, imported{at, source, false, false, s, out[j]})
 		}
 	}
-}
-
-// mark notes that the origin of a route is led over its i-th step, and tells
-// whether it was before.
-func (l *lowering) mark(r route, i int) bool {
-	origin, next := r.nodes[0], r.nodes[i+1]
-	if len(l.fabric.graph.cuts) == 0 {
-		if l.led[next] == origin+1 {
-			return true
-		}
-		l.led[next] = origin + 1
-		return false
-	}
-	if l.origin != origin {
-		l.origin = origin
-		clear(l.leds)
-	}
-	s := ledStep{r.from(i), -1, r.nodes[i], next}
-	if i > 0 {
-		s.prev = r.nodes[i-1]
-	}
-	if l.leds[s] {
-		return true
-	}
-	l.leds[s] = true
-	return false
 }
 
 // deliver leads one subject, which belongs to this pair alone, along a route.
@@ -225,37 +188,33 @@ func (l *lowering) reset(r route, stream, consumer string) {
 
 // walk notes the links of a route.
 func (l *lowering) walk(r route) {
-	for i := 1; i < len(r.nodes); i++ {
-		a, b := r.nodes[i-1], r.nodes[i]
-		switch {
-		case l.fabric.climbs(a, b):
-			l.steps[[2]int32{a, -1}] = true
-		case l.fabric.climbs(b, a):
-			l.steps[[2]int32{b, -1}] = true
-		default:
-			l.steps[[2]int32{min(a, b), max(a, b)}] = true
-		}
+	for _, i := range r.links {
+		l.links.add(i)
 	}
 }
 
 // hops are the links noted.
 func (l *lowering) hops() []Hop {
 	f := l.fabric
-	out := make([]Hop, 0, len(l.steps))
-	for s := range l.steps {
-		h := Hop{Member: f.names[s[0]]}
-		if s[1] >= 0 {
-			h.Peers = []string{f.names[s[1]]}
-		} else {
-			for _, c := range f.graph.cuts {
-				if c.child == s[0] {
-					for _, p := range c.parents {
-						h.Peers = append(h.Peers, f.names[p])
-					}
-				}
-			}
+	var out []Hop
+	chosen := map[int32]bool{}
+	for i, x := range f.links {
+		switch {
+		case !l.links.has(int32(i)):
+		case x.group == "":
+			out = append(out, Hop{f.names[min(x.dialer, x.acceptor)], []string{f.names[max(x.dialer, x.acceptor)]}})
+		default:
+			chosen[x.dialer] = true
 		}
-		out = append(out, h)
+	}
+	for _, c := range f.graph.cuts {
+		if chosen[c.child] {
+			h := Hop{Member: f.names[c.child]}
+			for _, p := range c.parents {
+				h.Peers = append(h.Peers, f.names[p])
+			}
+			out = append(out, h)
+		}
 	}
 	slices.SortFunc(out, func(a, b Hop) int {
 		return cmp.Or(strings.Compare(a.Member, b.Member), slices.Compare(a.Peers, b.Peers))
@@ -294,7 +253,6 @@ func (l *lowering) finish() *lowered {
 		}
 		out.at[len(out.at)-1].to = int32(i + 1)
 	}
-	l.out = nil
 	return out
 }
 

@@ -69,13 +69,13 @@ func sameObject[T interface {
 }
 
 // sameShape tells whether two versions of a member give the same groups, links
-// and routes.
-func sameShape(a, b *v1alpha1.MemberCluster) bool {
+// and routes. That it has connected matters where an endpoint is awaited.
+func sameShape(a, b *v1alpha1.MemberCluster, awaits bool) bool {
 	if a == b {
 		return true
 	}
 	return a.Name == b.Name && a.CreationTimestamp.Equal(&b.CreationTimestamp) &&
-		(len(endpoints(a)) > 0) == (len(endpoints(b)) > 0) && everConnected(a) == everConnected(b) &&
+		(len(endpoints(a)) > 0) == (len(endpoints(b)) > 0) && (!awaits || everConnected(a) == everConnected(b)) &&
 		maps.Equal(a.Labels, b.Labels)
 }
 

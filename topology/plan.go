@@ -1,6 +1,10 @@
 package topology
 
 import (
+	"slices"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
 	federationv1 "github.com/sealane/sealane/api/federation/v1"
 	"github.com/sealane/sealane/api/v1alpha1"
 )
@@ -13,6 +17,10 @@ type Input struct {
 	Members    []*v1alpha1.MemberCluster
 	Streams    []*v1alpha1.Stream
 	Bridges    []*v1alpha1.Bridge
+	// InEffect is what Plan.InEffect said in the hub's life before this one, if it
+	// was kept: versions of Topologies, Streams and Bridges to go on with where the
+	// newest is refused. Nil: it was not kept. Only Compile looks at it.
+	InEffect []metav1.Object
 }
 
 // Kind is the kind of a resource.
@@ -65,6 +73,26 @@ type Plan struct {
 	Frozen map[string]string
 
 	memo *memo
+}
+
+// InEffect are the objects as they are in effect, sorted: each in its newest
+// version, or, where that is refused, in the last one that was not. A hub that
+// keeps their specs over a restart never plans less than it did (see
+// Input.InEffect).
+func (p *Plan) InEffect() []metav1.Object {
+	if p.memo == nil {
+		return nil // a plan made by hand
+	}
+	refs := make([]ObjectRef, 0, len(p.memo.effective))
+	for ref := range p.memo.effective {
+		refs = append(refs, ref)
+	}
+	slices.SortFunc(refs, compareRefs)
+	out := make([]metav1.Object, len(refs))
+	for i, ref := range refs {
+		out[i] = p.memo.effective[ref]
+	}
+	return out
 }
 
 // MemberState is what one member shall hold.

@@ -103,7 +103,10 @@ func edit(t *rapid.T, in Input, n int) Input {
 		names[i] = m.Name
 	}
 	groups := []string{"core", "mid", "leaf"}
-	out := Input{slices.Clone(in.Topologies), slices.Clone(in.Members), slices.Clone(in.Streams), slices.Clone(in.Bridges)}
+	out := Input{
+		Topologies: slices.Clone(in.Topologies), Members: slices.Clone(in.Members),
+		Streams: slices.Clone(in.Streams), Bridges: slices.Clone(in.Bridges),
+	}
 	pick := func(n int) int { return rapid.IntRange(0, n-1).Draw(t, "which") }
 	switch k := rapid.IntRange(0, 12).Draw(t, "edit"); {
 	case k <= 1: // a new bridge
@@ -371,6 +374,12 @@ func TestLastGoodVersion(t *testing.T) {
 			r := Recompile(q, in)
 			if diff := cmp.Diff(plannedOf(p), plannedOf(r)); diff != "" {
 				t.Errorf("it does not go on:\n%s", diff)
+			}
+			kept := in
+			kept.InEffect = q.InEffect()
+			warm := Compile(kept)
+			if diff := cmp.Diff(plannedOf(p), plannedOf(warm)); diff != "" || len(warm.Frozen) > 0 {
+				t.Errorf("a hub that kept what was in effect plans something else (frozen %v):\n%s", warm.Frozen, diff)
 			}
 			cold := Compile(in)
 			if cold.Objects[test.object] != nil || cold.Frozen["a"] == "" {

@@ -22,7 +22,21 @@ type route struct {
 	// nil where no step is marked.
 	forward []string
 	reply   []string
+	// links are those of the steps, ids tell steps of the same origin apart: the
+	// mark, the member before, and the two of the step.
+	links []int32
+	ids   []int32
 }
+
+// stepKey is what the id of a step stands for.
+type stepKey struct {
+	mark             string
+	prev, from, next int32
+}
+
+// maxKnownRoutes bounds the pairs of members whose routes a fabric remembers:
+// many bridges join the same ones.
+const maxKnownRoutes = 1 << 15
 
 // from is the name of the origin on the i-th step.
 func (r *route) from(i int) string {
@@ -42,6 +56,17 @@ func (r *route) back(i int) string {
 
 // routes are the ways from o to another member d; none unless they are routable.
 func (f *fabric) routes(o, d int32) []route {
+	known, ok := f.known[[2]int32{o, d}]
+	if !ok {
+		known = f.findRoutes(o, d)
+		if len(f.known) < maxKnownRoutes {
+			f.known[[2]int32{o, d}] = known
+		}
+	}
+	return known
+}
+
+func (f *fabric) findRoutes(o, d int32) []route {
 	g := f.graph
 	if g.island[o] == g.island[d] {
 		return []route{f.mark(g.path(nil, o, d))}
@@ -121,12 +146,11 @@ func (g *graph) count(x, y int32) (n int, stuck string) {
 // mark names the traffic on each step of a path.
 func (f *fabric) mark(nodes []int32) route {
 	n := len(nodes) - 1
-	r := route{nodes: nodes, origin: f.names[nodes[0]], responder: f.names[nodes[n]]}
-	if len(f.graph.cuts) == 0 {
-		return r
-	}
+	numbers := make([]int32, 2*n)
+	r := route{nodes: nodes, origin: f.names[nodes[0]], responder: f.names[nodes[n]], links: numbers[:n:n], ids: numbers[n:]}
 	for i := range n {
-		if f.climbs(nodes[i], nodes[i+1]) {
+		r.links[i] = f.linkOf(nodes[i], nodes[i+1])
+		if f.climbs(r.links[i], nodes[i]) {
 			if r.forward == nil {
 				r.forward = repeat(r.origin, n)
 			}
@@ -136,7 +160,7 @@ func (f *fabric) mark(nodes []int32) route {
 		}
 	}
 	for i := n - 1; i >= 0; i-- {
-		if f.climbs(nodes[i+1], nodes[i]) {
+		if f.climbs(r.links[i], nodes[i+1]) {
 			if r.reply == nil {
 				r.reply = repeat(r.responder, n)
 			}
@@ -144,6 +168,18 @@ func (f *fabric) mark(nodes []int32) route {
 				r.reply[j] += ":" + f.names[nodes[i]]
 			}
 		}
+	}
+	for i := range n {
+		key := stepKey{r.from(i), -1, nodes[i], nodes[i+1]}
+		if i > 0 {
+			key.prev = nodes[i-1]
+		}
+		id, ok := f.steps[key]
+		if !ok {
+			id = int32(len(f.steps))
+			f.steps[key] = id
+		}
+		r.ids[i] = id
 	}
 	return r
 }
@@ -156,12 +192,9 @@ func repeat(s string, n int) []string {
 	return out
 }
 
-// climbs tells whether the step from child goes to one of the parents among
+// climbs tells whether a link leads from its child to one of the parents among
 // which it chooses.
-func (f *fabric) climbs(child, parent int32) bool {
-	if len(f.graph.cuts) == 0 {
-		return false
-	}
-	l, ok := f.peerAt(child, parent)
-	return ok && l.group != "" && l.dialer == child
+func (f *fabric) climbs(link, child int32) bool {
+	l := &f.links[link]
+	return l.group != "" && l.dialer == child
 }

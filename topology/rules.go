@@ -264,7 +264,7 @@ func (w *wishes) reachable(spoke int32, parents []int32, field string, members m
 			out = append(out, p)
 			continue
 		}
-		w.noEndpoint(field, []int32{p}, members, "%s is a parent to choose for %s but has no endpoint to dial: start its agent with --advertise, or set spec.endpoints",
+		w.noEndpoint(field, []int32{p}, members, "%s is a parent to choose for %s but has no endpoint to dial: start its agent with --advertise, set its spec.endpoints, or set maxParents to 1",
 			w.f.names[p], w.f.names[spoke])
 	}
 	if len(out) == 0 {
@@ -278,6 +278,7 @@ func (w *wishes) reachable(spoke int32, parents []int32, field string, members m
 func (w *wishes) noEndpoint(field string, lacking []int32, members map[string]*v1alpha1.MemberCluster, format string, args ...any) {
 	for _, m := range lacking {
 		if !everConnected(members[w.f.names[m]]) {
+			w.f.awaits = true
 			w.rep.wait(field, v1alpha1.ReasonNoEndpoint, format, args...)
 			return
 		}

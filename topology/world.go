@@ -71,8 +71,11 @@ func newWorld(topologies []*v1alpha1.MessagingTopology, members []*v1alpha1.Memb
 
 // same tells whether the world would come out the same for these inputs.
 func (w *world) same(topologies []*v1alpha1.MessagingTopology, members []*v1alpha1.MemberCluster) bool {
-	return w != nil && slices.EqualFunc(w.topologies, topologies, sameObject) &&
-		slices.EqualFunc(w.members, members, sameShape)
+	if w == nil || !slices.EqualFunc(w.topologies, topologies, sameObject) {
+		return false
+	}
+	awaits := slices.ContainsFunc(w.fabrics, func(f *fabric) bool { return f.awaits })
+	return slices.EqualFunc(w.members, members, func(a, b *v1alpha1.MemberCluster) bool { return sameShape(a, b, awaits) })
 }
 
 // scope is where a Stream or Bridge lives.

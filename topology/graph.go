@@ -12,20 +12,25 @@ import (
 
 // graph knows the routes of a fabric.
 //
-// Links that are always in use divide the members into islands. A cut is a
-// member with a choice of parents: its links of that choice, of which one is in
-// use at a time, are the only way between its side (what can be reached from it
-// without them) and the rest. So whatever the members choose, what is in use is
-// a forest of islands: there is one way between two islands, or none, and within
-// an island the shortest path is taken.
+// Links that are always in use divide the members into islands. A member with a
+// choice of parents uses one of its links to them at a time. So that there is one
+// way at most between any two members, whatever is chosen, the islands and the
+// links in use must form a forest: no cycle may be possible in which each chooser
+// has one link. That is so if islands can be taken away one after the other, each
+// with the links of one chooser at most to those that are left. A way then leads
+// from island to island in the order in which they were taken away and back down:
+// it could pass an island that is lower than both its neighbours only on two links
+// of the same chooser.
 type graph struct {
 	f        *fabric
 	island   []int32   // by member
 	islands  []*island // by number
-	cuts     []*cut
-	ownCuts  [][]int32 // by island: the cuts whose child is in it
-	parentOf [][]int32 // by island: the cuts with a parent in it
-	whole    []int32   // by island: the component over all links
+	choosers []chooser // by child
+	own      [][]int32 // by island: choosers in it
+	below    [][]int32 // by island: choosers with a parent in it
+	whole    []int32   // by island: which of them are joined by any links
+	rank     []int32   // by island: when it was taken away
+	exit     []int32   // by island: the chooser on whose links it was left then, or -1
 
 	// By member: the step towards the island's core (-1 in the core), how many
 	// steps it takes, the index in the core, and the links within the core.
@@ -35,11 +40,10 @@ type graph struct {
 	next  [][]hopCost
 }
 
-// cut is a member with a choice of parents.
-type cut struct {
+// chooser is a member with a choice of parents.
+type chooser struct {
 	child   int32
 	parents []int32 // by priority
-	side    map[int32]bool
 }
 
 func newGraph(f *fabric, rep *report) *graph {
@@ -56,123 +60,130 @@ func newGraph(f *fabric, rep *report) *graph {
 			g.addIsland(int32(m))
 		}
 	}
-	g.findCuts()
-	g.components()
-	g.checkCuts(rep)
+	g.findChoosers()
+	g.join()
+	g.takeAway(rep)
 	return g
 }
 
-func (g *graph) findCuts() {
-	byChild := map[int32]*cut{}
+func (g *graph) findChoosers() {
 	links := slices.Clone(g.f.links)
-	slices.SortStableFunc(links, func(a, b link) int { return cmp.Compare(a.priority, b.priority) })
+	slices.SortFunc(links, func(a, b link) int {
+		return cmp.Or(cmp.Compare(a.dialer, b.dialer), cmp.Compare(a.priority, b.priority))
+	})
 	for _, l := range links {
 		if l.group == "" {
 			continue
 		}
-		c := byChild[l.dialer]
-		if c == nil {
-			c = &cut{child: l.dialer}
-			byChild[l.dialer] = c
-			g.cuts = append(g.cuts, c)
+		if n := len(g.choosers); n == 0 || g.choosers[n-1].child != l.dialer {
+			g.choosers = append(g.choosers, chooser{child: l.dialer})
 		}
+		c := &g.choosers[len(g.choosers)-1]
 		c.parents = append(c.parents, l.acceptor)
 	}
-	slices.SortFunc(g.cuts, func(a, b *cut) int { return cmp.Compare(a.child, b.child) })
-	g.ownCuts = make([][]int32, len(g.islands))
-	g.parentOf = make([][]int32, len(g.islands))
-	for i, c := range g.cuts {
+	g.own = make([][]int32, len(g.islands))
+	g.below = make([][]int32, len(g.islands))
+	for i, c := range g.choosers {
 		own := g.island[c.child]
-		g.ownCuts[own] = append(g.ownCuts[own], int32(i))
-		seen := map[int32]bool{}
-		for _, p := range c.parents {
-			if is := g.island[p]; !seen[is] {
-				seen[is] = true
-				g.parentOf[is] = append(g.parentOf[is], int32(i))
-			}
+		g.own[own] = append(g.own[own], int32(i))
+		for _, is := range g.parentIslands(c) {
+			g.below[is] = append(g.below[is], int32(i))
 		}
 	}
 }
 
-// reach is the set of islands that can be reached without the links of one cut
-// (-1: with all).
-func (g *graph) reach(from, without int32) map[int32]bool {
-	seen := map[int32]bool{from: true}
-	todo := []int32{from}
-	visit := func(is int32) {
-		if !seen[is] {
-			seen[is] = true
+// parentIslands are those of a chooser's parents, each once.
+func (g *graph) parentIslands(c chooser) []int32 {
+	var out []int32
+	for _, p := range c.parents {
+		if is := g.island[p]; !slices.Contains(out, is) {
+			out = append(out, is)
+		}
+	}
+	return out
+}
+
+// join finds out which islands are joined at all.
+func (g *graph) join() {
+	g.whole = make([]int32, len(g.islands))
+	for i := range g.whole {
+		g.whole[i] = int32(i)
+	}
+	var find func(i int32) int32
+	find = func(i int32) int32 {
+		if g.whole[i] != i {
+			g.whole[i] = find(g.whole[i])
+		}
+		return g.whole[i]
+	}
+	for _, c := range g.choosers {
+		for _, p := range c.parents {
+			g.whole[find(g.island[p])] = find(g.island[c.child])
+		}
+	}
+	for i := range g.whole {
+		g.whole[i] = find(int32(i))
+	}
+}
+
+// takeAway takes islands away, and refuses links with which that does not come to
+// an end.
+func (g *graph) takeAway(rep *report) {
+	n := len(g.islands)
+	g.rank, g.exit = make([]int32, n), make([]int32, n)
+	gone := make([]bool, n)
+	parents := make([]int, len(g.choosers)) // islands left that hold parents; 0: it joins nothing any more
+	joins := make([]int, n)                 // choosers that join it to islands left
+	for i, c := range g.choosers {
+		parents[i] = len(g.parentIslands(c))
+	}
+	var todo []int32
+	for i := range n {
+		if joins[i] = len(g.own[i]) + len(g.below[i]); joins[i] <= 1 {
+			todo = append(todo, int32(i))
+		}
+	}
+	drop := func(is int32) {
+		if joins[is]--; joins[is] == 1 {
 			todo = append(todo, is)
 		}
 	}
-	for len(todo) > 0 {
-		is := todo[len(todo)-1]
-		todo = todo[:len(todo)-1]
-		for _, c := range g.ownCuts[is] {
-			if c != without {
-				for _, p := range g.cuts[c].parents {
-					visit(g.island[p])
+	for at := 0; at < len(todo); at++ {
+		is := todo[at]
+		g.rank[is], g.exit[is], gone[is] = int32(at), -1, true
+		for _, c := range g.own[is] {
+			if parents[c] == 0 {
+				continue
+			}
+			g.exit[is], parents[c] = c, 0
+			for _, p := range g.parentIslands(g.choosers[c]) {
+				if !gone[p] {
+					drop(p)
 				}
 			}
 		}
-		for _, c := range g.parentOf[is] {
-			if c != without {
-				visit(g.island[g.cuts[c].child])
-			}
-		}
-	}
-	return seen
-}
-
-func (g *graph) components() {
-	g.whole = make([]int32, len(g.islands))
-	for i := range g.whole {
-		g.whole[i] = -1
-	}
-	for i := range g.islands {
-		if g.whole[i] < 0 {
-			for is := range g.reach(int32(i), -1) {
-				g.whole[is] = int32(i)
-			}
-		}
-	}
-}
-
-// checkCuts refuses choices of parents around which another way leads: a message
-// would take both.
-func (g *graph) checkCuts(rep *report) {
-	for i, c := range g.cuts {
-		c.side = g.reach(g.island[c.child], int32(i))
-		for _, p := range c.parents {
-			if !c.side[g.island[p]] {
+		for _, c := range g.below[is] {
+			if parents[c] == 0 {
 				continue
 			}
-			names := g.f.names
-			rep.refuse("spec.links", v1alpha1.ReasonAmbiguousPath,
-				"%s has a choice of parents, but %s can be reached from it on other links too, so that a message would arrive twice: remove those links, or set maxParents to 1",
-				names[c.child], names[p])
-			break
-		}
-	}
-}
-
-// separating is a cut with x on one side and y on the other; nil if there is
-// none.
-func (g *graph) separating(x, y int32) *cut {
-	ix, iy := g.island[x], g.island[y]
-	for _, own := range [2]int32{ix, iy} {
-		for _, c := range g.ownCuts[own] {
-			if c := g.cuts[c]; c.side[ix] != c.side[iy] {
-				return c
+			g.exit[is] = c
+			if parents[c]--; parents[c] == 0 {
+				drop(g.island[g.choosers[c].child])
 			}
 		}
 	}
-	for _, c := range g.cuts {
-		if c.side[ix] != c.side[iy] {
-			return c
+	if len(todo) == n {
+		return
+	}
+	var children []string
+	for i, c := range g.choosers {
+		if parents[i] > 0 {
+			children = append(children, g.f.names[c.child])
 		}
 	}
-	return nil
+	slices.Sort(children)
+	rep.refuse("spec.links", v1alpha1.ReasonAmbiguousPath,
+		"other links lead around the choice of parents that %s, so that a message would arrive twice: remove the links that join them otherwise, or set maxParents to 1", hasHave(children))
 }
 
 // island is a set of members joined by links that are always in use. Members on

@@ -152,7 +152,7 @@ func (r *resolver) checkMembers(f *fabric, rep *report) {
 		slices.Sort(missing)
 		switch {
 		case len(missing) > 0:
-			rep.wait(field+".clusters", v1alpha1.ReasonUnknownMember, "%s not joined yet: enrol with a token of that name", isAre(missing))
+			rep.wait(field+".clusters", v1alpha1.ReasonUnknownMember, "%s not joined yet: enrol with a token of that name", hasHave(missing))
 		case f.groups[g.Name].empty():
 			rep.wait(field, v1alpha1.ReasonNoMembers, "no member is in group %s yet: label one so that it matches", g.Name)
 		}
@@ -165,8 +165,8 @@ func (r *resolver) checkMembers(f *fabric, rep *report) {
 	}
 }
 
-// isAre lists names with the verb that fits.
-func isAre(names []string) string {
+// hasHave lists names with the verb that fits.
+func hasHave(names []string) string {
 	if len(names) == 1 {
 		return names[0] + " has"
 	}

@@ -116,7 +116,7 @@ func (l *lowering) forward(r route, subjects []string, to func(i int) (string, b
 	}
 	for i := n - 1; i >= 0; i-- {
 		if !l.led.add(r.ids[i]) {
-			if len(f.graph.cuts) == 0 {
+			if len(f.graph.choosers) == 0 {
 				return // and so were all steps before
 			}
 			continue
@@ -168,22 +168,20 @@ func (l *lowering) reply(r route, subject string) {
 }
 
 // reset offers the reset of a durable consumer of the origin, and nothing else of
-// JetStream's API, to the destination. It needs no marks: the subject names the
-// consumer, which belongs to one destination, and of the ways from there to the
-// origin one is in use.
+// JetStream's API, to the destination. The request goes back along the route, so
+// that the origin in its subject bears the marks of the destination.
 func (l *lowering) reset(r route, stream, consumer string) {
 	f, n := l.fabric, len(r.nodes)-1
-	origin, request := f.names[r.nodes[0]], "CONSUMER.RESET."+stream+"."+consumer
-	tagged := l.tag(resetTag, origin, request)
-	for i := range n {
-		at := place{r.nodes[i], f.out(r.nodes[i+1])}
-		if i == 0 {
-			l.out = append(l.out, imported{at, accountCode(l.account), true, false, "$JS.API." + request, tagged})
-		} else {
-			l.out = append(l.out, imported{at, f.in(r.nodes[i-1]), true, false, tagged, tagged})
-		}
+	request := "CONSUMER.RESET." + stream + "." + consumer
+	tagged := func(step int) string {
+		return l.tag(resetTag, r.origin+strings.TrimPrefix(r.back(step), r.responder), request)
 	}
-	l.out = append(l.out, imported{place{r.nodes[n], accountCode(l.account)}, f.in(r.nodes[n-1]), true, false, tagged, resetTag + "." + origin + "." + request})
+	source, subject := accountCode(l.account), "$JS.API."+request
+	for i := range n {
+		l.out = append(l.out, imported{place{r.nodes[i], f.out(r.nodes[i+1])}, source, true, false, subject, tagged(i)})
+		source, subject = f.in(r.nodes[i]), tagged(i)
+	}
+	l.out = append(l.out, imported{place{r.nodes[n], accountCode(l.account)}, source, true, false, subject, resetTag + "." + r.origin + "." + request})
 }
 
 // walk notes the links of a route.
@@ -207,7 +205,7 @@ func (l *lowering) hops() []Hop {
 			chosen[x.dialer] = true
 		}
 	}
-	for _, c := range f.graph.cuts {
+	for _, c := range f.graph.choosers {
 		if chosen[c.child] {
 			h := Hop{Member: f.names[c.child]}
 			for _, p := range c.parents {

@@ -1,5 +1,7 @@
 package topology
 
+import "slices"
+
 // maxRoutes bounds the routes between two members: choices of parents on the way
 // multiply.
 const maxRoutes = 16
@@ -67,14 +69,10 @@ func (f *fabric) routes(o, d int32) []route {
 }
 
 func (f *fabric) findRoutes(o, d int32) []route {
-	g := f.graph
-	if g.island[o] == g.island[d] {
-		return []route{f.mark(g.path(nil, o, d))}
-	}
 	if n, _ := f.routable(o, d); n == 0 || n > maxRoutes {
 		return nil
 	}
-	ways := g.ways(o, d)
+	ways := f.graph.ways(o, d)
 	out := make([]route, len(ways))
 	for i, w := range ways {
 		out[i] = f.mark(w)
@@ -82,63 +80,74 @@ func (f *fabric) findRoutes(o, d int32) []route {
 	return out
 }
 
-// ways finds the paths for every choice of parents on the way. It splits the way
-// at the cuts between x and y until what is left is on one island.
+// ways finds the paths for every choice of parents on the way. Of two members on
+// different islands, the one on the island that was taken away first goes a step.
 func (g *graph) ways(x, y int32) [][]int32 {
-	if g.island[x] == g.island[y] {
+	ix, iy := g.island[x], g.island[y]
+	if ix == iy {
 		return [][]int32{g.path(nil, x, y)}
 	}
-	var out [][]int32
-	c := g.separating(x, y)
-	for _, p := range c.parents {
-		near, far := p, c.child
-		if c.side[g.island[x]] {
-			near, far = c.child, p
+	if g.rank[ix] > g.rank[iy] {
+		out := g.ways(y, x)
+		for _, w := range out {
+			slices.Reverse(w)
 		}
-		tails := g.ways(far, y)
-		for _, h := range g.ways(x, near) {
-			for _, t := range tails {
-				out = append(out, append(append(make([]int32, 0, len(h)+len(t)), h...), t...))
-			}
+		return out
+	}
+	var out [][]int32
+	c := g.choosers[g.exit[ix]]
+	for _, p := range c.parents {
+		from, to := c.child, p
+		if g.island[c.child] != ix {
+			from, to = p, c.child
+		}
+		head := g.path(nil, x, from)
+		for _, tail := range g.ways(to, y) {
+			out = append(out, append(slices.Clip(head), tail...))
 		}
 	}
 	return out
 }
 
 // routable counts the routes from x to y, up to more than maxRoutes. It is 0 if
-// there is no path for some choice of parents, which stuck names ("": no path at
-// all).
+// there is no path for some choice of parents, and then stuck names two members
+// that a link would help ("": there is no path at all).
 func (f *fabric) routable(x, y int32) (n int, stuck string) {
 	g := f.graph
 	if g.whole[g.island[x]] != g.whole[g.island[y]] {
 		return 0, ""
 	}
-	return g.count(x, y)
+	return g.count(x, y, nil)
 }
 
-// count is how many ways there are, as ways finds them.
-func (g *graph) count(x, y int32) (n int, stuck string) {
-	if g.island[x] == g.island[y] {
+// count is how many ways there are, as ways finds them. A chooser that is used has
+// one link in use.
+func (g *graph) count(x, y int32, used []int32) (n int, stuck string) {
+	ix, iy := g.island[x], g.island[y]
+	if ix == iy {
 		return 1, ""
 	}
-	c := g.separating(x, y)
-	if c == nil {
-		return 0, g.f.names[x] + " and " + g.f.names[y]
+	if g.rank[ix] > g.rank[iy] {
+		x, y, ix = y, x, iy
 	}
+	at := g.exit[ix]
+	if at < 0 || slices.Contains(used, at) {
+		return 0, g.f.names[min(x, y)] + " and " + g.f.names[max(x, y)]
+	}
+	used = append(slices.Clip(used), at)
+	c := g.choosers[at]
 	for _, p := range c.parents {
-		near, far := p, c.child
-		if c.side[g.island[x]] {
-			near, far = c.child, p
+		to := p
+		if g.island[c.child] != ix {
+			if to = c.child; g.island[p] != ix {
+				return 0, g.f.names[min(x, p)] + " and " + g.f.names[max(x, p)]
+			}
 		}
-		heads, stuck := g.count(x, near)
+		more, stuck := g.count(to, y, used)
 		if stuck != "" {
 			return 0, stuck
 		}
-		tails, stuck := g.count(far, y)
-		if stuck != "" {
-			return 0, stuck
-		}
-		n = min(n+heads*tails, maxRoutes+1)
+		n = min(n+more, maxRoutes+1)
 	}
 	return n, ""
 }

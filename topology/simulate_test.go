@@ -17,7 +17,7 @@ import (
 // world of the generators: names of members, accounts and subjects are few, so
 // that things meet.
 var (
-	genNames    = []string{"ant", "bee", "cat", "dog", "elk", "fox", "gnu", "hen"}
+	genNames    = []string{"ant", "bee", "cat", "dog", "elk", "fox", "gnu", "hen", "ibis", "jay", "kite", "lynx"}
 	genAccounts = []string{"red", "blue"}
 	genSubjects = []string{"a.>", "a.*", "a.b", "a.*.c", "a.b.*", "b.>", "b.x", "c.*.>", "c.d.e"}
 	genLiterals = []string{"a.b", "a.x", "a.b.c", "a.x.c", "b.x", "b.y.z", "c.d.e", "c.d.e.f"}
@@ -94,7 +94,7 @@ func genInput(t *rapid.T) Input {
 		topo.Spec.Accounts = append(topo.Spec.Accounts, v1alpha1.Account{Name: a, Namespaces: []string{"*"}, Replies: []v1alpha1.Replies{v1alpha1.RepliesShared, v1alpha1.RepliesPerCluster}[i]})
 	}
 	in.Topologies = []*v1alpha1.MessagingTopology{topo}
-	for i := range rapid.IntRange(0, 3).Draw(t, "streams") {
+	for i := range rapid.IntRange(0, 4).Draw(t, "streams") {
 		in.Streams = append(in.Streams, genStream(t, fmt.Sprintf("s%d", i), names, groups))
 	}
 	for i := range rapid.IntRange(1, 6).Draw(t, "bridges") {
@@ -110,7 +110,10 @@ func genStream(t *rapid.T, name string, names, groups []string) *v1alpha1.Stream
 	if s.Spec.Name == "Q" {
 		s.Spec.Retention = v1alpha1.RetentionWorkQueue
 	}
-	s.Spec.Placement = genPlacement(t, names, groups)
+	s.Spec.Placement = v1alpha1.Placement{Selector: &metav1.LabelSelector{}}
+	if rapid.Bool().Draw(t, "somewhere") {
+		s.Spec.Placement = genPlacement(t, names, groups)
+	}
 	s.Spec.Subjects = []string{strings.ToLower(s.Spec.Name) + ".>"}
 	return s
 }

@@ -91,18 +91,6 @@ func intersect(a, b string) (string, bool) {
 	}
 }
 
-// hasWildcard tells whether s matches more than itself.
-func hasWildcard(s string) bool {
-	for more := true; more; {
-		var tok string
-		tok, s, more = cutToken(s)
-		if tok == "*" || tok == ">" {
-			return true
-		}
-	}
-	return false
-}
-
 // anyOverlap is the first pair of overlapping subjects. An empty list stands for
 // everything.
 func anyOverlap(as, bs []string) (a, b string, found bool) {

@@ -167,7 +167,7 @@ func (w *world) place(f *fabric, p v1alpha1.Placement, field string, lenient boo
 				"%s joined, but not as part of topology %s: put it into a group there, or take it out here", firstNames(outside), f.topology.Name)
 		}
 		if len(absent) > 0 {
-			rep.wait(field+".clusters", v1alpha1.ReasonUnknownMember, "%s not joined yet: enrol with a token of that name", isAre(absent))
+			rep.wait(field+".clusters", v1alpha1.ReasonUnknownMember, "%s not joined yet: enrol with a token of that name", hasHave(absent))
 			return out
 		}
 	case p.Selector != nil && p.Group == "" && p.Clusters == nil:

@@ -148,7 +148,7 @@ func (g *graph) takeAway(rep *report) {
 			todo = append(todo, is)
 		}
 	}
-	for at := 0; at < len(todo); at++ {
+	for at := 0; at < len(todo); at++ { //nolint:intrange // todo grows meanwhile
 		is := todo[at]
 		g.rank[is], g.exit[is], gone[is] = int32(at), -1, true
 		for _, c := range g.own[is] {

@@ -468,6 +468,7 @@ func assemble(m *memo, past history) (*Plan, map[*v1alpha1.Bridge]string) {
 	}
 	p.Problems = slices.Concat(m.world.problems, m.streams.problems, m.bridges.problems)
 	slices.SortFunc(p.Problems, compareProblems)
+	p.Problems = slices.Compact(p.Problems)
 	for _, s := range m.streams.accepted {
 		p.Objects[s.ref] = s.needs
 	}

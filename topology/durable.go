@@ -328,6 +328,9 @@ func (d *durable) footprint(b *bridge, fp *Footprint) {
 	for _, o := range b.lowered.outlets {
 		fp.Parts = append(fp.Parts, PartRef{f.names[o.member], o.part.Part.Id})
 	}
+	for _, s := range b.lowered.partitions {
+		fp.Parts = append(fp.Parts, PartRef{f.names[s.member], federationv1.StreamID(account, s.name)})
+	}
 	for _, s := range b.lowered.sources {
 		fp.Parts = append(fp.Parts, PartRef{f.names[s.member], federationv1.StreamID(account, s.name)})
 		fp.Flows = append(fp.Flows, Flow{cmp.Or(s.source.Origin, f.names[s.member]), f.names[s.member], account, s.name})

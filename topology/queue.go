@@ -34,18 +34,16 @@ func partitionTransform() *federationv1.Transform {
 
 // checkShared refuses a queue that cannot be shared over its destinations.
 func (d *durable) checkShared(b *bridge) {
-	most := map[int32]int{}
+	of, most := map[int32]int{}, 0
 	for _, fl := range d.flows {
-		most[fl.o]++
+		of[fl.o]++
+		most = max(most, of[fl.o])
 	}
-	for _, n := range most {
-		d.shared = d.shared || n > 1
-		if n > maxDestinations {
-			b.report.refuse("spec.to", v1alpha1.ReasonLimitExceeded, "a work queue is shared over at most %d members, not %d: name fewer destinations", maxDestinations, n)
-			return
-		}
+	if d.shared = most > 1; !d.shared {
+		return
 	}
-	if !d.shared {
+	if most > maxDestinations {
+		b.report.refuse("spec.to", v1alpha1.ReasonLimitExceeded, "a work queue is shared over at most %d members, not %d: name fewer destinations", maxDestinations, most)
 		return
 	}
 	for _, p := range d.origins {

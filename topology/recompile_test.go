@@ -432,3 +432,20 @@ func TestContextBreaksBridge(t *testing.T) {
 		t.Errorf("frozen are %v, want a and b: they may lose what the bridge put there", q.Frozen)
 	}
 }
+
+// TestTopologyGone deletes a topology on which a Stream and a Bridge stand: what
+// they put on members stays until they go too.
+func TestTopologyGone(t *testing.T) {
+	t.Parallel()
+	in := pairInput()
+	p := Compile(in)
+	in.Topologies = nil
+	q := Recompile(p, in)
+	if refusals(q) != 2 || q.Frozen["a"] == "" || q.Frozen["b"] == "" {
+		t.Errorf("problems %+v, frozen %v", q.Problems, q.Frozen)
+	}
+	in.Streams, in.Bridges = nil, nil
+	if r := Recompile(q, in); len(r.Problems) > 0 || len(r.Frozen) > 0 || len(r.Members["a"].Parts) > 0 {
+		t.Errorf("problems %+v, frozen %v", r.Problems, r.Frozen)
+	}
+}

@@ -192,19 +192,23 @@ func (w *world) place(f *fabric, p v1alpha1.Placement, field string, lenient boo
 }
 
 // concerns are the members that an object of these placements may be on, as far
-// as it can be told: all members that there are if not even its topology is
-// known.
+// as it can be told: all members that there are if it is not known to which
+// topology it belongs, and those in none if its topology is gone.
 func (w *world) concerns(topology string, placements ...v1alpha1.Placement) []string {
 	fabrics := w.fabrics
 	if topology == "" && len(w.topologies) == 1 {
 		topology = w.topologies[0].Name
 	}
-	if topology != "" {
-		f := w.byTopology[topology]
-		if f == nil {
-			return nil
-		}
+	if f := w.byTopology[topology]; f != nil {
 		fabrics = []*fabric{f}
+	} else if topology != "" || len(w.topologies) == 0 {
+		var out []string
+		for _, m := range w.members {
+			if !slices.ContainsFunc(w.fabrics, func(f *fabric) bool { _, in := f.index[m.Name]; return in }) {
+				out = append(out, m.Name)
+			}
+		}
+		return out
 	}
 	var out []string
 	for _, f := range fabrics {

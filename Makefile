@@ -43,6 +43,11 @@ fuzz: ## Run every fuzz target for FUZZTIME (10s)
 	@grep -roE --include='*_test.go' '^func Fuzz\w+' . | while IFS=: read -r file fn; do \
 		set -x; go test -run '^$$' -fuzz "^$${fn#func }\$$" -fuzztime $(FUZZTIME) "$$(dirname "$$file")"; { set +x; } 2>/dev/null; done
 
+.PHONY: bench
+bench: build ## Measure a federation on this machine against NATS alone, and the planner
+	go run ./e2e/bench
+	go test -run '^$$' -bench '1000' -benchmem ./topology
+
 .PHONY: demo
 demo: build ## Build, then run the demo until Ctrl-C (ARGS=--exit ends it)
 	bin/sealane demo $(ARGS)

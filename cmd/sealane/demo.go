@@ -38,6 +38,7 @@ nothing else. The exit status is 0 only if every step passed.`,
 	f.BoolVar(&o.Keep, "keep", false, "keep the temporary folder")
 	f.StringVar(&o.Members, "members", "", "how many members (3 to 20, default 3), or with --topology their names, separated by commas")
 	f.StringVar(&o.Topology, "topology", "", "file of manifests to apply instead of the built-in story")
+	f.BoolVar(&o.Direct, "direct", false, "with --topology: links without the proxies that can cut them, to measure them")
 	f.BoolVar(&o.Exit, "exit", false, "end after the story")
 	f.BoolVar(&o.JSON, "json", false, "print one event a line as JSON")
 	_ = c.MarkFlagDirname("dir") // the flags are there

@@ -26,7 +26,7 @@ func storeAndCopy(ctx context.Context, from *nats.Conn, to jetstream.Stream, sub
 	payload := make([]byte, size)
 	start := time.Now()
 	for range count {
-		if _, err := js.PublishAsync(subject, payload); err != nil {
+		if _, err := js.PublishAsync(subject, payload, jetstream.WithStallWait(time.Minute)); err != nil {
 			return 0, err
 		}
 	}

@@ -53,7 +53,7 @@ func startFederation(ctx context.Context, sealane string) (_ *federation, err er
 	if err := os.WriteFile(file, manifest, 0o600); err != nil {
 		return nil, err
 	}
-	f.cmd = exec.CommandContext(ctx, sealane, "demo", "--json", "--dir", filepath.Join(f.dir, "demo"), // the program under test
+	f.cmd = exec.CommandContext(ctx, sealane, "demo", "--json", "--direct", "--dir", filepath.Join(f.dir, "demo"), // the program under test
 		"--members", strings.Join([]string{origin, near, far}, ","), "--topology", file)
 	f.cmd.Cancel = func() error { return f.cmd.Process.Signal(syscall.SIGTERM) }
 	f.cmd.Stderr = os.Stderr

@@ -19,6 +19,9 @@ type Options struct {
 	Members string
 	// Topology is a file of manifests to apply instead of the built-in story.
 	Topology string
+	// Direct lets members reach each other without the proxies that can be cut, to
+	// measure links. It is for Topology only: the built-in story cuts links.
+	Direct bool
 	// Exit ends the demo after the story instead of staying up.
 	Exit bool
 	// JSON tells the story as one event a line.
@@ -70,7 +73,7 @@ func Run(ctx context.Context, o Options) error {
 			return err
 		}
 	}
-	if s.fed, err = newFederation(dir, names); err != nil {
+	if s.fed, err = newFederation(dir, names, o.Direct); err != nil {
 		return err
 	}
 	defer s.fed.stop()
@@ -93,6 +96,9 @@ func Run(ctx context.Context, o Options) error {
 // plan decides who takes part and what happens.
 func (s *story) plan(o *Options) (names []string, steps []step, err error) {
 	if o.Topology == "" {
+		if o.Direct {
+			return nil, nil, errors.New("--direct goes with --topology: the built-in story cuts links")
+		}
 		if o.Members == "" {
 			o.Members = "3"
 		}

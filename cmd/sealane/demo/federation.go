@@ -42,15 +42,16 @@ type federation struct {
 type member struct {
 	name string
 	run  *process
-	// link is where the other members reach the broker.
+	// link is where the other members reach the broker; nil: they reach it directly.
 	link *proxy
 
 	mu    sync.Mutex
 	conns map[string]*nats.Conn // by account
 }
 
-// newFederation chooses addresses. Nothing runs yet but the proxies.
-func newFederation(f *folder, names []string) (_ *federation, err error) {
+// newFederation chooses addresses. Nothing runs yet but the proxies, of which
+// there are none if members shall reach each other directly.
+func newFederation(f *folder, names []string, direct bool) (_ *federation, err error) {
 	hubPath, err := findBinary("sealane-hub")
 	if err != nil {
 		return nil, err
@@ -71,10 +72,14 @@ func newFederation(f *folder, names []string) (_ *federation, err error) {
 	}
 	for i, name := range names {
 		listen, links := ports[2+2*i], ports[3+2*i]
-		p, err := newProxy(links)
-		if err != nil {
-			fed.stop()
-			return nil, err
+		var p *proxy
+		advertise := links
+		if !direct {
+			if p, err = newProxy(links); err != nil {
+				fed.stop()
+				return nil, err
+			}
+			advertise = p.addr()
 		}
 		dir := f.member(name)
 		fed.members = append(fed.members, &member{
@@ -82,7 +87,7 @@ func newFederation(f *folder, names []string) (_ *federation, err error) {
 			run: &process{
 				name: name, path: agentPath, dir: dir, forker: fed.forker,
 				args: []string{"--name", name, "--hub", fed.hubAt, "--token-file", filepath.Join(dir, "join-token"), "--data", dir,
-					"--client-listen", listen, "--link-listen", links, "--advertise", p.addr()},
+					"--client-listen", listen, "--link-listen", links, "--advertise", advertise},
 			},
 		})
 	}
@@ -97,7 +102,9 @@ func (f *federation) stop() {
 		all.Go(func() {
 			m.disconnect()
 			m.run.stop()
-			m.link.close()
+			if m.link != nil {
+				m.link.close()
+			}
 		})
 	}
 	all.Wait()

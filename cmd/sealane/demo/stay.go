@@ -84,7 +84,9 @@ func (s *story) goOn(o *Options) {
 		}
 	}
 	fmt.Fprintf(&b, "\nTo try:\n\n")
-	fmt.Fprintf(&b, "  touch %s   # cut the links that others dial to %s; rm heals them\n", cutFile(cuttable), cuttable.name)
+	if cuttable.link != nil {
+		fmt.Fprintf(&b, "  touch %s   # cut the links that others dial to %s; rm heals them\n", cutFile(cuttable), cuttable.name)
+	}
 	fmt.Fprintf(&b, "  kill -9 $(cat %s)   # the hub: messages keep flowing; it is started again after %s\n", filepath.Join(s.fed.folder.hub(), "pid"), restartAfter)
 	fmt.Fprintf(&b, "  kill -9 $(cat %s)   # a member: it comes back too\n", first.run.pidFile())
 	s.plain("ready", "%s", b.String())
@@ -110,7 +112,7 @@ func (s *story) stayUp(ctx context.Context) {
 			s.revive(p, back)
 		}
 		for _, m := range s.fed.members {
-			if want := exists(cutFile(m)); want != cut[m] {
+			if want := exists(cutFile(m)); m.link != nil && want != cut[m] {
 				cut[m] = want
 				m.link.set(map[bool]mode{true: blackhole, false: pass}[want])
 				s.plain("ready", "%s", map[bool]string{true: "The links dialled to " + m.name + " are cut.", false: "The links dialled to " + m.name + " are healed."}[want])

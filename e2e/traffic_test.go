@@ -132,7 +132,7 @@ func stored(ctx context.Context, s jetstream.Stream) (_ []string, err error) {
 		return nil, err
 	}
 	defer func() { err = errors.Join(err, s.DeleteConsumer(ctx, c.CachedInfo().Name)) }()
-	batch, err := c.Fetch(int(n), jetstream.FetchMaxWait(10*time.Second)) //nolint:gosec // a test's count
+	batch, err := c.Fetch(int(n), jetstream.FetchMaxWait(10*time.Second))
 	if err != nil {
 		return nil, err
 	}
@@ -162,6 +162,7 @@ func holds(ctx context.Context, nc *nats.Conn, stream string, counts map[string]
 	if err == nil {
 		return nil
 	}
+	err = fmt.Errorf("%w; %d of %d messages read: %v", err, len(content), s.CachedInfo().State.Msgs, content)
 	for _, source := range s.CachedInfo().Sources {
 		why := ""
 		if source.Error != nil {

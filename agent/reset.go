@@ -55,19 +55,14 @@ func relayReset(nc *nats.Conn, m *nats.Msg) {
 // positionOfReset makes the position in the answer to a reset that of the reset.
 // An answer that tells of no reset, an error for one, stays as it is.
 func positionOfReset(answer []byte) []byte {
-	var all, info map[string]json.RawMessage
+	var info map[string]json.RawMessage
 	var seq uint64
-	if json.Unmarshal(answer, &all) != nil || json.Unmarshal(all["reset_seq"], &seq) != nil || seq == 0 ||
-		json.Unmarshal(all["consumer_info"], &info) != nil || info == nil {
+	if json.Unmarshal(answer, &info) != nil || json.Unmarshal(info["reset_seq"], &seq) != nil || seq == 0 || info["delivered"] == nil {
 		return answer
 	}
 	info["delivered"] = fmt.Appendf(nil, `{"consumer_seq":0,"stream_seq":%d}`, seq-1)
 	changed, err := json.Marshal(info)
 	if err != nil {
-		return answer
-	}
-	all["consumer_info"] = changed
-	if changed, err = json.Marshal(all); err != nil {
 		return answer
 	}
 	return changed

@@ -46,7 +46,7 @@ fuzz: ## Run every fuzz target for FUZZTIME (10s)
 .PHONY: bench
 bench: build ## Measure a federation on this machine against NATS alone, and the planner
 	go run ./e2e/bench
-	go test -run '^$$' -bench '1000' -benchmem ./topology
+	go test -run '^$$' -bench '1000|OneBridge' -benchmem ./topology
 
 .PHONY: demo
 demo: build ## Build, then run the demo until Ctrl-C (ARGS=--exit ends it)

@@ -6,6 +6,7 @@ import (
 	"strings"
 
 	"github.com/nats-io/nats.go"
+	"golang.org/x/sync/singleflight"
 )
 
 // A stream that starts to copy from a durable consumer asks it to go back to
@@ -30,9 +31,10 @@ func viaAgent(apiPrefix string) string { return "_" + apiPrefix }
 
 // relayResets serves the resets of an account's streams until nc is closed.
 func relayResets(nc *nats.Conn) error {
+	var asked singleflight.Group
 	_, err := nc.Subscribe(resetRequests, func(m *nats.Msg) {
 		// An origin that is away must not keep the others from being asked.
-		go relayReset(nc, m)
+		go relayReset(nc, &asked, m)
 	})
 	if err != nil {
 		return fmt.Errorf("serving the resets of sources: %w", err)
@@ -40,15 +42,21 @@ func relayResets(nc *nats.Conn) error {
 	return nil
 }
 
-func relayReset(nc *nats.Conn, m *nats.Msg) {
-	request := nats.NewMsg(strings.TrimPrefix(m.Subject, "_"))
-	request.Header, request.Data = m.Header, m.Data
-	answer, err := nc.RequestMsg(request, apiTimeout)
+// relayReset has one reset of a consumer under way at a time: a stream that asks
+// again while it waits gets the answer to what it asked before. A second reset
+// would reach the consumer after the first has begun to deliver, and where
+// messages were acknowledged between the two its numbers would fit others.
+func relayReset(nc *nats.Conn, asked *singleflight.Group, m *nats.Msg) {
+	answer, err, _ := asked.Do(m.Subject, func() (any, error) {
+		request := nats.NewMsg(strings.TrimPrefix(m.Subject, "_"))
+		request.Header, request.Data = m.Header, m.Data
+		return nc.RequestMsg(request, apiTimeout)
+	})
 	if err != nil {
 		return // the stream asks again by itself
 	}
 	reply := nats.NewMsg(m.Reply)
-	reply.Header, reply.Data = answer.Header, positionOfReset(answer.Data)
+	reply.Header, reply.Data = answer.(*nats.Msg).Header, positionOfReset(answer.(*nats.Msg).Data)
 	nc.PublishMsg(reply) //nolint:errcheck // as above
 }
 

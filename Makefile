@@ -8,6 +8,8 @@ VERSION  ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev
 BINARIES := sealane-hub sealane-agent sealane
 TOOL     := go tool -modfile=tools/go.mod
 FUZZTIME ?= 10s
+# What images are built for; for example "linux/amd64 linux/arm64".
+PLATFORMS ?= linux/$(shell go env GOARCH)
 # Build and lint compile the dependencies with the same settings, hence once.
 SETTINGS := CGO_ENABLED=0 GOFLAGS="$(GOFLAGS) -trimpath"
 
@@ -51,6 +53,13 @@ bench: build ## Measure a federation on this machine against NATS alone, and the
 .PHONY: demo
 demo: build ## Build, then run the demo until Ctrl-C (ARGS=--exit ends it)
 	bin/sealane demo $(ARGS)
+
+.PHONY: images
+images: ## Write container images to bin/images, without an engine (PLATFORMS="linux/amd64 linux/arm64")
+	@for p in $(PLATFORMS); do dir=bin/images/$${p//\//-}; mkdir -p "$$dir"; \
+		(set -x; GOOS=$${p%/*} GOARCH=$${p#*/} $(SETTINGS) go build -ldflags '-s -w -X main.version=$(VERSION)' -o "$$dir/" ./cmd/sealane-hub ./cmd/sealane-agent); \
+		go run ./images --platform "$$p" --binaries "$$dir" --out bin/images --version "$(VERSION)" --revision "$$(git rev-parse HEAD 2>/dev/null)" \
+			--created "$${SOURCE_DATE_EPOCH:-$$(git log -1 --format=%ct 2>/dev/null || echo 0)}"; done
 
 .PHONY: verify
 verify: generate ## Regenerate and fail if a generated file is not as committed

@@ -24,6 +24,10 @@ help: ## List the targets
 build: ## Build bin/sealane-hub, bin/sealane-agent and bin/sealane
 	$(SETTINGS) go build -ldflags '-s -w -X main.version=$(VERSION)' -o bin/ $(BINARIES:%=./cmd/%)
 
+.PHONY: kubectl
+kubectl: ## Build bin/kubectl for those who have none
+	$(SETTINGS) go build -C tools -ldflags '-s -w' -o ../bin/ ./kubectl
+
 .PHONY: generate
 generate: ## Regenerate protobuf code, deep copies, CRDs and docs/reference
 	$(TOOL) buf lint

@@ -41,6 +41,10 @@ type Remote struct {
 	JWT string
 	// Disabled keeps the remote configured without connecting.
 	Disabled bool
+	// Spoke makes this member the spoke of both connections of the link: each of
+	// its servers opens them. Else the outgoing side is the hub, and one server
+	// opens it.
+	Spoke bool
 }
 
 // LeafConn is a leaf connection that is up.

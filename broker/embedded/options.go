@@ -128,9 +128,10 @@ func remoteOptions(k *broker.Keyring, c broker.Config, r broker.Remote, creds st
 		TLSTimeout:   leafTLSSeconds,
 		// A websocket begins with its handshake anyway.
 		TLSHandshakeFirst: urls[0].Scheme == "tls",
-		// The tx side of a directed link is its hub side, whoever dials: a member in
-		// transit then is never a spoke on both of the connections that it joins.
-		Hub:                     r.Out,
+		// Between single servers the tx side of a directed link is its hub side, whoever
+		// dials: a member in transit then is never a spoke on both of the connections
+		// that it joins. Of an acceptor with more servers only some would be connected.
+		Hub:                     r.Out && !r.Spoke,
 		IgnoreDiscoveredServers: true,
 		DenyImports:             broker.LinkDenied(),
 		DenyExports:             broker.LinkDenied(),

@@ -135,7 +135,7 @@ func newStage(t *testing.T) *stage {
 func newStopped(t *testing.T) *stage {
 	t.Helper()
 	dir := t.TempDir()
-	api, err := apiserver.Start(context.WithoutCancel(t.Context()), apiserver.Options{DataDir: dir, Listen: "127.0.0.1:0", Log: slog.New(slog.DiscardHandler)})
+	api, err := apiserver.Start(context.WithoutCancel(t.Context()), apiserver.Options{DataDir: dir, Listen: "127.0.0.1:0", Kinds: true, Log: slog.New(slog.DiscardHandler)})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -146,9 +146,6 @@ func newStopped(t *testing.T) *stage {
 	})
 	s := &stage{t: t, cfg: rest.CopyConfig(api.RESTConfig())}
 	s.cfg.QPS = -1
-	if err := apiserver.InstallCRDs(t.Context(), s.cfg); err != nil {
-		t.Fatal(err)
-	}
 	return s
 }
 

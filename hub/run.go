@@ -95,7 +95,7 @@ func (o *Options) startAPI(ctx context.Context, parts *stack, where *Addresses) 
 		}
 		return cfg, nil
 	}
-	api, err := apiserver.Start(context.WithoutCancel(ctx), apiserver.Options{DataDir: o.DataDir, Listen: o.APIListen, Log: o.Log})
+	api, err := apiserver.Start(context.WithoutCancel(ctx), apiserver.Options{DataDir: o.DataDir, Listen: o.APIListen, Kinds: true, Log: o.Log})
 	if err != nil {
 		return nil, fmt.Errorf("the embedded API server (--data %s, --api-listen %s): %w", o.DataDir, o.APIListen, err)
 	}
@@ -112,9 +112,6 @@ func (o *Options) startAPI(ctx context.Context, parts *stack, where *Addresses) 
 	cfg := api.RESTConfig()
 	cfg.QPS = -1 // it is ours alone
 	where.API, where.Kubeconfig = cfg.Host, api.KubeconfigPath()
-	if err := apiserver.InstallCRDs(ctx, cfg); err != nil {
-		return nil, fmt.Errorf("the embedded API server: %w", err)
-	}
 	return cfg, nil
 }
 

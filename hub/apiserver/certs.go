@@ -2,6 +2,7 @@ package apiserver
 
 import (
 	"context"
+	"errors"
 	"log/slog"
 	"path/filepath"
 	"sync"
@@ -65,11 +66,14 @@ func newCertificates(dir string, addr *address, extraHosts []string) (*certifica
 		url:        addr.url(),
 		kubeconfig: filepath.Join(dir, "kubeconfig"),
 	}
-	return c, c.renew()
+	return c, c.renewServing()
 }
 
 // renew reissues what does not fit any more.
-func (c *certificates) renew() error {
+func (c *certificates) renew() error { return errors.Join(c.renewServing(), c.renewAdmin()) }
+
+// renewServing reissues what the server shows, if it does not fit any more.
+func (c *certificates) renewServing() error {
 	pair, fresh, err := c.pki.server(c.hosts)
 	if err != nil {
 		return err
@@ -77,8 +81,12 @@ func (c *certificates) renew() error {
 	if fresh || c.serving.pair.cert == nil {
 		c.serving.set(pair)
 	}
-	return c.pki.writeKubeconfig(c.kubeconfig, c.url)
+	return nil
 }
+
+// renewAdmin writes the kubeconfig, or reissues what does not fit any more in it.
+// Its appearance says to others that there is something to connect to.
+func (c *certificates) renewAdmin() error { return c.pki.writeKubeconfig(c.kubeconfig, c.url) }
 
 func (c *certificates) run(ctx context.Context, log *slog.Logger) {
 	t := time.NewTicker(renewEvery)

@@ -14,6 +14,7 @@ import (
 	"k8s.io/apimachinery/pkg/api/equality"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/client-go/discovery"
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/util/retry"
 	"sigs.k8s.io/yaml"
@@ -23,7 +24,7 @@ import (
 
 // InstallCRDs makes the API server behind cfg, an embedded one or a Kubernetes
 // cluster's, serve the kinds of api/v1alpha1 as this version of the program
-// knows them, and returns when it does. It gives up after a minute.
+// knows them, and returns when it does, to clients that begin with discovery too. It gives up after a minute.
 func InstallCRDs(ctx context.Context, cfg *rest.Config) error {
 	ctx, cancel := context.WithTimeout(ctx, time.Minute)
 	defer cancel()
@@ -45,7 +46,7 @@ func InstallCRDs(ctx context.Context, cfg *rest.Config) error {
 			return fmt.Errorf("wait for the definition %s: %w", crd.Name, err)
 		}
 	}
-	return nil
+	return awaitDiscovery(ctx, cfg, crds)
 }
 
 func readCRDs(files fs.FS) ([]*apiextensionsv1.CustomResourceDefinition, error) {
@@ -170,4 +171,50 @@ func checkCRD(ctx context.Context, client clientset.CustomResourceDefinitionsGet
 		}
 	}
 	return nil
+}
+
+// awaitDiscovery waits until the server names the kinds to clients that ask what
+// there is: it does so a moment after it serves them.
+func awaitDiscovery(ctx context.Context, cfg *rest.Config, crds []*apiextensionsv1.CustomResourceDefinition) error {
+	client, err := discovery.NewDiscoveryClientForConfig(cfg)
+	if err != nil {
+		return err
+	}
+	for {
+		missing, err := undiscovered(client, crds)
+		if err == nil && missing == "" {
+			return nil
+		}
+		if missing != "" {
+			err = fmt.Errorf("the server does not name %s yet", missing)
+		}
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("wait for discovery: %w: %w", context.Cause(ctx), err)
+		case <-time.After(poll):
+		}
+	}
+}
+
+// undiscovered is a resource that discovery lacks.
+func undiscovered(client discovery.DiscoveryInterface, crds []*apiextensionsv1.CustomResourceDefinition) (string, error) {
+	_, lists, err := client.ServerGroupsAndResources()
+	var partial *discovery.ErrGroupDiscoveryFailed
+	if err != nil && !errors.As(err, &partial) { // of somebody else's groups
+		return "", err
+	}
+	found := map[string]bool{}
+	for _, l := range lists {
+		for _, r := range l.APIResources {
+			found[l.GroupVersion+"/"+r.Name] = true
+		}
+	}
+	for _, crd := range crds {
+		for _, v := range crd.Spec.Versions {
+			if name := crd.Spec.Group + "/" + v.Name + "/" + crd.Spec.Names.Plural; v.Served && !found[name] {
+				return name, nil
+			}
+		}
+	}
+	return "", nil
 }

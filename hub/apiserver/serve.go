@@ -9,6 +9,7 @@ import (
 
 	noopoteltrace "go.opentelemetry.io/otel/trace/noop"
 	"k8s.io/apiextensions-apiserver/pkg/apiserver"
+	listers "k8s.io/apiextensions-apiserver/pkg/client/listers/apiextensions/v1"
 	"k8s.io/apiextensions-apiserver/pkg/cmd/server/options"
 	generatedopenapi "k8s.io/apiextensions-apiserver/pkg/generated/openapi"
 	"k8s.io/apiserver/pkg/authentication/request/x509"
@@ -35,6 +36,8 @@ const (
 // apiServer is the Kubernetes API server.
 type apiServer struct {
 	*genericapiserver.GenericAPIServer
+	// crds are the definitions as the server that serves their kinds sees them.
+	crds listers.CustomResourceDefinitionLister
 	// drained is closed when the stopping server has answered everything.
 	drained <-chan struct{}
 }
@@ -87,6 +90,7 @@ func newAPIServer(store *store, addr *address, certs *certificates, loopback *re
 	s.GenericAPIServer.ShutdownTimeout = drain
 	return &apiServer{
 		GenericAPIServer: s.GenericAPIServer,
+		crds:             root.crds,
 		drained:          cfg.DrainedNotify(),
 	}, nil
 }

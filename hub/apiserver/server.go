@@ -31,6 +31,10 @@ type Options struct {
 	// Hosts are further names and addresses of this machine, by which others
 	// reach it: they go into the serving certificate.
 	Hosts []string
+	// Kinds makes the server serve the kinds of api/v1alpha1 as this version of the
+	// program knows them, before the kubeconfig appears: whoever waits for that
+	// file finds all kinds. Without it the server serves what it has.
+	Kinds bool
 	// Log takes what the server has to say, and from then on also what the
 	// Kubernetes client libraries of the whole process say. Default:
 	// slog.Default().
@@ -47,7 +51,8 @@ type Server struct {
 }
 
 // Start runs a server until ctx ends, or Close. It returns when the API answers,
-// CustomResourceDefinitions from an earlier run included.
+// CustomResourceDefinitions from an earlier run included, and only then writes
+// the kubeconfig.
 //
 // Stopping ends every goroutine that starting began.
 func Start(ctx context.Context, o Options) (_ *Server, err error) {
@@ -117,6 +122,17 @@ func Start(ctx context.Context, o Options) (_ *Server, err error) {
 	undo = []func(){func() { _ = s.Close() }}
 	if err := s.ready(ctx, client); err != nil {
 		return nil, err
+	}
+	if o.Kinds {
+		if err := InstallCRDs(ctx, own); err != nil {
+			return nil, err
+		}
+		if err := settle(ctx, own, api.crds); err != nil {
+			return nil, err
+		}
+	}
+	if err := certs.renewAdmin(); err != nil {
+		return nil, fmt.Errorf("write the kubeconfig: %w", err)
 	}
 	store.loud.Store(true)
 	return s, nil

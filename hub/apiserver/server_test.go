@@ -14,6 +14,9 @@ import (
 	"testing"
 	"time"
 
+	apiextensionsv1 "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1"
+	clientset "k8s.io/apiextensions-apiserver/pkg/client/clientset/clientset/typed/apiextensions/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	utilnet "k8s.io/apimachinery/pkg/util/net"
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/clientcmd"
@@ -118,6 +121,56 @@ func TestRestart(t *testing.T) {
 	}
 	if got.UID != member.UID || got.Labels["tier"] != "core" {
 		t.Errorf("got %+v after a restart", got.ObjectMeta)
+	}
+}
+
+// TestKubeconfigLast: who waits for the kubeconfig finds every kind in it, and can create
+// objects without being held up.
+func TestKubeconfigLast(t *testing.T) {
+	dir := t.TempDir()
+	started := make(chan *apiserver.Server, 1)
+	go func() {
+		defer close(started)
+		s, err := apiserver.Start(context.Background(), apiserver.Options{DataDir: dir, Listen: "127.0.0.1:0", Kinds: true, Log: quiet()})
+		if err != nil {
+			t.Error(err)
+			return
+		}
+		started <- s
+	}()
+	defer func() {
+		if s := <-started; s != nil {
+			if err := s.Close(); err != nil {
+				t.Error(err)
+			}
+		}
+	}()
+	kubeconfig := filepath.Join(dir, "kubeconfig")
+	await(t, func() error { _, err := os.Stat(kubeconfig); return err })
+	cfg := fromKubeconfig(t, kubeconfig)
+	c := newClient(t, cfg)
+	for _, list := range []client.ObjectList{
+		&v1alpha1.MessagingTopologyList{}, &v1alpha1.MemberClusterList{}, &v1alpha1.JoinTokenList{}, &v1alpha1.StreamList{}, &v1alpha1.BridgeList{},
+	} {
+		if err := c.List(t.Context(), list); err != nil {
+			t.Errorf("%T as the kubeconfig appears: %v", list, err)
+		}
+	}
+	// The library holds up creations for two seconds after this time.
+	crds, err := clientset.NewForConfig(cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	all, err := crds.CustomResourceDefinitions().List(t.Context(), metav1.ListOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, crd := range all.Items {
+		for _, cond := range crd.Status.Conditions {
+			if cond.Type == apiextensionsv1.Established && time.Since(cond.LastTransitionTime.Time) < 2*time.Second {
+				t.Errorf("%s was established at %v, just now", crd.Name, cond.LastTransitionTime)
+			}
+		}
 	}
 }
 

@@ -9,7 +9,6 @@ import (
 	"os"
 	"sync"
 	"testing"
-	"time"
 
 	"k8s.io/client-go/rest"
 
@@ -59,20 +58,16 @@ func server(t testing.TB) *apiserver.Server {
 }
 
 func start() (err error) {
-	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
-	defer cancel()
 	if shared.dir, err = os.MkdirTemp("", "sealane-apiserver-"); err != nil {
 		return err
 	}
 	shared.server, err = apiserver.Start(context.Background(), apiserver.Options{
 		DataDir: shared.dir,
 		Listen:  "127.0.0.1:0",
+		Kinds:   true,
 		Log:     slog.New(slog.DiscardHandler),
 	})
-	if err != nil {
-		return err
-	}
-	return apiserver.InstallCRDs(ctx, shared.server.RESTConfig())
+	return err
 }
 
 func stop() error {

@@ -81,7 +81,7 @@ func (c *accountConns) get(account string) (*accountConn, error) {
 			return nil, err
 		}
 	}
-	if err := relayResets(nc); err != nil {
+	if err := serveResets(nc); err != nil {
 		nc.Close()
 		return nil, err
 	}

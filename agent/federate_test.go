@@ -87,7 +87,7 @@ func (f *fed) durable(bridge, from, to, stream string) (*federationv1.OutletSpec
 	f.importInto(to, federationv1.InAccount(from), imp("app", fc, "re."+to+".app."+fc))
 	f.importInto(from, "app", imp(federationv1.OutAccount(to), "re."+to+".app."+fc, fc))
 	reset := fmt.Sprintf("CONSUMER.RESET.%s.%s", stream, consumer)
-	f.importInto(from, federationv1.OutAccount(to), svc("app", "$JS.API."+reset, "fedjs."+from+".app."+reset))
+	f.importInto(from, federationv1.OutAccount(to), svc("app", federationv1.ResetPrefix+reset, "fedjs."+from+".app."+reset))
 	f.importInto(to, "app", svc(federationv1.InAccount(from), "fedjs."+from+".app."+reset, "fedjs."+from+"."+reset))
 	return &federationv1.OutletSpec{Bridge: bridge, Destination: to, Account: "app", Stream: stream, Consumer: consumer, DeliverSubject: deliver},
 		&federationv1.Source{Bridge: bridge, Origin: from, Stream: stream, Consumer: consumer, DeliverSubject: deliver, ApiPrefix: "fedjs." + from}

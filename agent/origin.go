@@ -65,8 +65,8 @@ func newSources(want []*federationv1.Source, have []*jetstream.StreamSource) []*
 	return l
 }
 
-// silentOrigins asks the origin of each source something that it must refuse,
-// and returns the members that do not.
+// silentOrigins asks the origin of each source for a fence, as a reset does, and
+// returns the members that give none.
 func silentOrigins(ctx context.Context, nc *nats.Conn, sources []*federationv1.Source) []string {
 	ctx, cancel := context.WithTimeout(ctx, originTimeout)
 	defer cancel()
@@ -74,12 +74,7 @@ func silentOrigins(ctx context.Context, nc *nats.Conn, sources []*federationv1.S
 	var asked sync.WaitGroup
 	for i, s := range sources {
 		asked.Go(func() {
-			// A reset that asks for an API level which no server has: it is answered by
-			// the consumer and changes nothing.
-			m := nats.NewMsg(fmt.Sprintf("%s.CONSUMER.RESET.%s.%s", s.ApiPrefix, s.Stream, s.Consumer))
-			m.Header.Set("Nats-Required-Api-Level", "1000000")
-			m.Data = []byte("?")
-			_, err := nc.RequestMsgWithContext(ctx, m)
+			_, err := askFence(ctx, nc, fmt.Sprintf("%s.CONSUMER.RESET.%s.%s", s.ApiPrefix, s.Stream, s.Consumer))
 			answered[i] = err == nil
 		})
 	}

@@ -1,56 +1,89 @@
 package agent
 
 import (
+	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
+	"maps"
 	"strings"
 
 	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nuid"
 	"golang.org/x/sync/singleflight"
+
+	federationv1 "github.com/sealane/sealane/api/federation/v1"
 )
 
 // A stream that starts to copy from a durable consumer asks it to go back to
 // what is acknowledged, and takes the position in the answer as the last message
-// that it has. NATS reads that position after the consumer is free to run again,
-// so it may lie ahead of where the consumer was reset to (4 of 300 resets on an
-// idle machine, nats-server 2.15.2): the messages between are taken for copies
-// and acknowledged, and lost. The sequence that the consumer was reset to is in
-// the same answer. So streams ask through the agent, which puts that one in place
-// of the other (ADR 0010).
+// that it has. Two things can go wrong there, and each loses messages (ADR 0010).
+//
+// NATS reads that position after the consumer is free to run again, so it may lie
+// ahead of where the consumer was reset to (4 of 300 resets on an idle machine,
+// nats-server 2.15.2): the messages between are taken for copies, and
+// acknowledged. The sequence that the consumer was reset to is in the same answer.
+//
+// A reset that reaches the consumer late or twice, over a link that was half open
+// or while two ways are open, starts the consumer's numbers anew behind the
+// stream's back: as many messages as were acknowledged in between fit the numbers
+// of others.
+//
+// So streams ask through the agents. The destination's asks the origin's for a
+// fence, sends it with the reset, and corrects the position in the answer; the
+// origin's passes on a reset with the present fence only, and each fence once.
 const (
 	// resetPrefix precedes the origin in what a stream takes for the prefix of the
 	// origin's JetStream API.
 	resetPrefix = "_fedjs"
-	// resetRequests are the requests that arrive there.
+	// resetRequests are the requests of streams that arrive there.
 	resetRequests = resetPrefix + ".*.CONSUMER.RESET.*.*"
+	// resetService is where the resets of other members arrive at the origin.
+	resetService = federationv1.ResetPrefix + "CONSUMER.RESET.*.*"
+	// fenceHeader carries the fence of a reset. A request without asks for one.
+	fenceHeader = "Sealane-Fence"
+	// maxFences bounds what applications of the account could make grow. When it is
+	// reached all fences end, and whoever had one asks for another.
+	maxFences = 10_000
 )
 
 // viaAgent is the API prefix under which the agent serves resets at the origin
 // of that API prefix.
 func viaAgent(apiPrefix string) string { return "_" + apiPrefix }
 
-// relayResets serves the resets of an account's streams until nc is closed.
-func relayResets(nc *nats.Conn) error {
+// serveResets serves, until nc is closed, the resets that an account's streams
+// ask of other members, and those that other members ask of its consumers.
+func serveResets(nc *nats.Conn) error {
 	var asked singleflight.Group
-	_, err := nc.Subscribe(resetRequests, func(m *nats.Msg) {
+	if _, err := nc.Subscribe(resetRequests, func(m *nats.Msg) {
 		// An origin that is away must not keep the others from being asked.
 		go relayReset(nc, &asked, m)
-	})
-	if err != nil {
+	}); err != nil {
 		return fmt.Errorf("serving the resets of sources: %w", err)
+	}
+	f := fences{}
+	if _, err := nc.Subscribe(resetService, func(m *nats.Msg) { f.serve(nc, m) }); err != nil {
+		return fmt.Errorf("serving the resets of consumers: %w", err)
 	}
 	return nil
 }
 
 // relayReset has one reset of a consumer under way at a time: a stream that asks
-// again while it waits gets the answer to what it asked before. A second reset
-// would reach the consumer after the first has begun to deliver, and where
-// messages were acknowledged between the two its numbers would fit others.
+// again while it waits gets the answer to what it asked before.
 func relayReset(nc *nats.Conn, asked *singleflight.Group, m *nats.Msg) {
 	answer, err, _ := asked.Do(m.Subject, func() (any, error) {
-		request := nats.NewMsg(strings.TrimPrefix(m.Subject, "_"))
-		request.Header, request.Data = m.Header, m.Data
-		return nc.RequestMsg(request, apiTimeout)
+		subject := strings.TrimPrefix(m.Subject, "_")
+		ctx, cancel := context.WithTimeout(context.Background(), apiTimeout)
+		defer cancel()
+		fence, err := askFence(ctx, nc, subject)
+		if err != nil {
+			return nil, err
+		}
+		request := nats.NewMsg(subject)
+		maps.Copy(request.Header, m.Header)
+		request.Data = m.Data
+		request.Header.Set(fenceHeader, fence)
+		return nc.RequestMsgWithContext(ctx, request)
 	})
 	if err != nil {
 		return // the stream asks again by itself
@@ -58,6 +91,66 @@ func relayReset(nc *nats.Conn, asked *singleflight.Group, m *nats.Msg) {
 	reply := nats.NewMsg(m.Reply)
 	reply.Header, reply.Data = answer.(*nats.Msg).Header, positionOfReset(answer.(*nats.Msg).Data)
 	nc.PublishMsg(reply) //nolint:errcheck // as above
+}
+
+// askFence asks the origin for the fence of the next reset on subject. That it
+// answers says that there is a way to the origin and that its agent runs.
+func askFence(ctx context.Context, nc *nats.Conn, subject string) (string, error) {
+	m, err := nc.RequestMsgWithContext(ctx, nats.NewMsg(subject))
+	if err != nil {
+		return "", err
+	}
+	fence := m.Header.Get(fenceHeader)
+	if fence == "" {
+		return "", errors.New("the origin gave no fence")
+	}
+	return fence, nil
+}
+
+// fences are what the next reset of each consumer must bring along, by the
+// subject of the request. They need not outlive the agent: what was given out
+// before fits none of those that come.
+type fences map[string]string
+
+// serve gives out a fence, or passes on the reset that brings it. Requests are
+// served one after the other, so resets reach the consumer in the order in which
+// their fences were given out. What is too late is not answered: another way may
+// have brought the same request in time.
+func (f fences) serve(nc *nats.Conn, m *nats.Msg) {
+	given := m.Header.Get(fenceHeader)
+	if given == "" {
+		if f[m.Subject] == "" {
+			if len(f) >= maxFences {
+				clear(f)
+			}
+			f[m.Subject] = nuid.Next()
+		}
+		answer := nats.NewMsg(m.Reply)
+		answer.Header.Set(fenceHeader, f[m.Subject])
+		nc.PublishMsg(answer) //nolint:errcheck // whoever asked asks again
+		return
+	}
+	if given != f[m.Subject] {
+		return
+	}
+	delete(f, m.Subject)
+	request := nats.NewMsg("$JS.API." + strings.TrimPrefix(m.Subject, federationv1.ResetPrefix))
+	maps.Copy(request.Header, m.Header)
+	request.Header.Del(fenceHeader)
+	request.Reply, request.Data = nats.NewInbox(), m.Data
+	answers, err := nc.SubscribeSync(request.Reply)
+	if err != nil {
+		return // the connection is closed
+	}
+	nc.PublishMsg(request) //nolint:errcheck // as above
+	go func() {
+		defer answers.Unsubscribe() //nolint:errcheck // the connection may be closed
+		answer, err := answers.NextMsg(apiTimeout)
+		if err != nil {
+			return
+		}
+		m.RespondMsg(&nats.Msg{Header: answer.Header, Data: answer.Data}) //nolint:errcheck // as above
+	}()
 }
 
 // positionOfReset makes the position in the answer to a reset that of the reset.

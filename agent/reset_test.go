@@ -2,6 +2,7 @@ package agent
 
 import (
 	"encoding/json"
+	"fmt"
 	"testing"
 	"time"
 
@@ -9,6 +10,8 @@ import (
 	"github.com/nats-io/nats-server/v2/server"
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
+
+	federationv1 "github.com/sealane/sealane/api/federation/v1"
 )
 
 func TestPositionOfReset(t *testing.T) {
@@ -47,18 +50,48 @@ func TestPositionOfReset(t *testing.T) {
 // TestResetAnswerOfServer holds the answer of a real server to what
 // positionOfReset expects of it.
 func TestResetAnswerOfServer(t *testing.T) {
+	nc := deliveredConsumer(t)
+	answer, err := nc.Request("$JS.API.CONSUMER.RESET.S.c", nil, 5*time.Second)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var got server.JSApiConsumerResetResponse
+	if err := json.Unmarshal(positionOfReset(answer.Data), &got); err != nil {
+		t.Fatal(err)
+	}
+	if got.ConsumerInfo == nil || got.ResetSeq != 1 || got.Delivered.Stream != 0 || got.Config == nil {
+		t.Errorf("after a reset to the first message the answer is %s", positionOfReset(answer.Data))
+	}
+	// An answer in which the consumer has run ahead, as the server would write it.
+	got.Delivered.Stream, got.Delivered.Consumer = 3, 3
+	ahead, err := json.Marshal(got)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var mended server.JSApiConsumerResetResponse
+	if err := json.Unmarshal(positionOfReset(ahead), &mended); err != nil {
+		t.Fatal(err)
+	}
+	if mended.Delivered.Stream != 0 {
+		t.Errorf("an answer that is ahead keeps position %d", mended.Delivered.Stream)
+	}
+}
+
+// deliveredConsumer starts a server with stream S of three messages and consumer c,
+// which has delivered them and got no acknowledgement.
+func deliveredConsumer(t *testing.T) *nats.Conn {
+	t.Helper()
 	s, err := server.NewServer(&server.Options{Port: -1, JetStream: true, StoreDir: t.TempDir(), NoSigs: true, NoLog: true})
 	if err != nil {
 		t.Fatal(err)
 	}
 	s.Start()
-	defer s.WaitForShutdown()
-	defer s.Shutdown()
+	t.Cleanup(func() { s.Shutdown(); s.WaitForShutdown() })
 	nc, err := nats.Connect(s.ClientURL(), nats.InProcessServer(s))
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer nc.Close()
+	t.Cleanup(nc.Close)
 	js, err := jetstream.New(nc)
 	if err != nil {
 		t.Fatal(err)
@@ -86,29 +119,83 @@ func TestResetAnswerOfServer(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	answer, err := nc.Request("$JS.API.CONSUMER.RESET.S.c", nil, 5*time.Second)
+	return nc
+}
+
+// TestFence has resets reach the consumer once each and in the order in which
+// they were asked for, whatever the way between the agents does to them.
+func TestFence(t *testing.T) {
+	nc := deliveredConsumer(t)
+	if err := serveResets(nc); err != nil {
+		t.Fatal(err)
+	}
+	arrived, err := nc.SubscribeSync("$JS.API.CONSUMER.RESET.>")
 	if err != nil {
 		t.Fatal(err)
 	}
-	var got server.JSApiConsumerResetResponse
-	if err := json.Unmarshal(positionOfReset(answer.Data), &got); err != nil {
-		t.Fatal(err)
+	const subject = federationv1.ResetPrefix + "CONSUMER.RESET.S.c"
+	ask := func() string {
+		t.Helper()
+		fence, err := askFence(t.Context(), nc, subject)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return fence
 	}
-	if got.ConsumerInfo == nil || got.ResetSeq != 1 || got.Delivered.Stream != 0 || got.Config == nil {
-		t.Errorf("after a reset to the first message the answer is %s", positionOfReset(answer.Data))
+	with := func(fence string) *nats.Msg {
+		m := nats.NewMsg(subject)
+		m.Header.Set(fenceHeader, fence)
+		return m
 	}
-	// An answer in which the consumer has run ahead, as the server would write it.
-	got.Delivered.Stream, got.Delivered.Consumer = 3, 3
-	ahead, err := json.Marshal(got)
-	if err != nil {
-		t.Fatal(err)
+	reset := func(fence string) {
+		t.Helper()
+		answer, err := nc.RequestMsg(with(fence), 10*time.Second)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var got server.JSApiConsumerResetResponse
+		if err := json.Unmarshal(answer.Data, &got); err != nil || got.Error != nil || got.ResetSeq != 1 {
+			t.Fatalf("the answer is %s (%v)", answer.Data, err)
+		}
 	}
-	var mended server.JSApiConsumerResetResponse
-	if err := json.Unmarshal(positionOfReset(ahead), &mended); err != nil {
-		t.Fatal(err)
+	first := ask()
+	if again := ask(); again != first {
+		t.Errorf("a fence that was not used gave way to another: two ways to the origin would disagree")
 	}
-	if mended.Delivered.Stream != 0 {
-		t.Errorf("an answer that is ahead keeps position %d", mended.Delivered.Stream)
+	reset(first)
+	second := ask()
+	for _, late := range []string{first, "", "of before a restart"} {
+		m := with(late)
+		m.Reply = "nobody"
+		if err := nc.PublishMsg(m); err != nil {
+			t.Fatal(err)
+		}
+	}
+	reset(second)
+	for range 2 {
+		m, err := arrived.NextMsg(10 * time.Second)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if m.Header.Get(fenceHeader) != "" {
+			t.Error("the consumer was shown the fence")
+		}
+	}
+	// Whatever was passed on was published before the answer to the last reset.
+	if n, _, err := arrived.Pending(); err != nil || n != 0 {
+		t.Errorf("%d resets too many reached the consumer (%v)", n, err)
+	}
+}
+
+// TestFencesAreBounded gives out more fences than are kept.
+func TestFencesAreBounded(t *testing.T) {
+	nc := deliveredConsumer(t)
+	f := fences{}
+	for i := range maxFences + 10 {
+		f.serve(nc, nats.NewMsg(fmt.Sprintf("%sCONSUMER.RESET.S.%d", federationv1.ResetPrefix, i)))
+	}
+	if len(f) > maxFences {
+		t.Errorf("%d fences are kept, at most %d should be", len(f), maxFences)
 	}
 }
 

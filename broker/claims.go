@@ -20,7 +20,7 @@ const agentConnections = 2
 // The services that one account offers to the others of the same broker.
 const (
 	// resetService lets a durable bridge's destination reset its consumer.
-	resetService = "$JS.API.CONSUMER.RESET.*.*"
+	resetService = federationv1.ResetPrefix + "CONSUMER.RESET.*.*"
 	// relayService is the same in transit.
 	relayService = "fedjs.>"
 )

@@ -73,12 +73,12 @@ _agent: export stream pq.>
 _agent: import stream pq from rx_b to pi.b
 _agent: import stream pr from tx_b to pa.b
 app: conn=-1 subs=-1 leafs=0 js=-1/-1/-1/-1
-app: export service $JS.API.CONSUMER.RESET.*.*
+app: export service _fedjs.CONSUMER.RESET.*.*
 app: export stream >
 app: import service fedjs.b.app.CONSUMER.RESET.S.c from rx_b to fedjs.b.CONSUMER.RESET.S.c
 app: import stream fo.b.app.orders.> from rx_b to orders.>
 limited: conn=7 subs=6 leafs=0 js=7/0/8/-1
-limited: export service $JS.API.CONSUMER.RESET.*.*
+limited: export service _fedjs.CONSUMER.RESET.*.*
 limited: export stream >
 rx_b: conn=-1 subs=-1 leafs=-1
 rx_b: export service fedjs.>

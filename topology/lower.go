@@ -167,8 +167,8 @@ func (l *lowering) reply(r route, subject string) {
 	l.out = append(l.out, imported{place{r.nodes[0], accountCode(l.account)}, f.out(r.nodes[1]), false, false, tagged[0], subject})
 }
 
-// reset offers the reset of a durable consumer of the origin, and nothing else of
-// JetStream's API, to the destination. The request goes back along the route, so
+// reset offers the reset of a durable consumer of the origin, which its agent
+// serves, to the destination. The request goes back along the route, so
 // that the origin in its subject bears the marks of the destination.
 func (l *lowering) reset(r route, stream, consumer string) {
 	f, n := l.fabric, len(r.nodes)-1
@@ -176,7 +176,7 @@ func (l *lowering) reset(r route, stream, consumer string) {
 	tagged := func(step int) string {
 		return l.tag(resetTag, r.origin+strings.TrimPrefix(r.back(step), r.responder), request)
 	}
-	source, subject := accountCode(l.account), "$JS.API."+request
+	source, subject := accountCode(l.account), federationv1.ResetPrefix+request
 	for i := range n {
 		l.out = append(l.out, imported{place{r.nodes[i], f.out(r.nodes[i+1])}, source, true, false, subject, tagged(i)})
 		source, subject = f.in(r.nodes[i]), tagged(i)

@@ -34,7 +34,7 @@ func TestImportsAreAccepted(t *testing.T) {
 					}
 					service := "fedjs.>"
 					if a.Application {
-						service = "$JS.API.CONSUMER.RESET.*.*"
+						service = federationv1.ResetPrefix + "CONSUMER.RESET.*.*"
 					}
 					if err := acct.AddServiceExport(service, nil); err != nil {
 						t.Fatal(err)
@@ -119,7 +119,7 @@ func startServer(t *testing.T, p *Plan, name string, ports map[string]int, dead 
 		}
 		service, js := "fedjs.>", ""
 		if a.Application {
-			service, js = "$JS.API.CONSUMER.RESET.*.*", "jetstream: enabled"
+			service, js = federationv1.ResetPrefix+"CONSUMER.RESET.*.*", "jetstream: enabled"
 		}
 		fmt.Fprintf(&b, " %s {\n  %s\n  users: [{user: %s, password: p}]\n  exports: [{stream: \">\"}, {service: %q}]\n  imports: [\n", a.Name, js, a.Name, service)
 		for _, i := range a.Imports {
@@ -174,6 +174,20 @@ func poll(t *testing.T, what string, ok func() bool) {
 		case <-late:
 			t.Fatalf("waited too long for %s", what)
 		}
+	}
+}
+
+// passResets has resets of other members passed on, as the agent does.
+func (c *cluster) passResets(member, account string) {
+	c.t.Helper()
+	nc := c.connect(member, account)
+	if _, err := nc.Subscribe(federationv1.ResetPrefix+"CONSUMER.RESET.*.*", func(r *nats.Msg) {
+		request := &nats.Msg{Subject: "$JS.API." + strings.TrimPrefix(r.Subject, federationv1.ResetPrefix), Header: r.Header}
+		if answer, err := nc.RequestMsg(request, 5*time.Second); err == nil {
+			_ = r.RespondMsg(answer)
+		}
+	}); err != nil {
+		c.t.Fatal(err)
 	}
 }
 
@@ -356,6 +370,7 @@ func TestDurableOnServers(t *testing.T) {
 	for _, dead := range []string{"hub1", "hub2"} {
 		t.Run("without "+dead, func(t *testing.T) {
 			c := startCluster(t, p, map[[2]string]bool{{"edge", dead}: true, {"far", "hub1"}: true})
+			c.passResets("edge", "orders")
 			c.applyStreams()
 			js, err := c.connect("edge", "orders").JetStream()
 			if err != nil {

@@ -11,6 +11,7 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 	"pgregory.net/rapid"
 
+	federationv1 "github.com/sealane/sealane/api/federation/v1"
 	"github.com/sealane/sealane/api/v1alpha1"
 )
 
@@ -270,7 +271,7 @@ func checkDurable(t *rapid.T, p *Plan, s *simulator) {
 				flow := "$JS.FC." + o.Stream + "." + o.Consumer + ".abcd"
 				compareDeliveries(t, "flow control of "+part.Part.Id+" of "+name, map[delivery]int{{name, o.Account, flow}: 1}, s.publish(o.Destination, o.Account, flow))
 				request := "CONSUMER.RESET." + o.Stream + "." + o.Consumer
-				compareDeliveries(t, "reset of "+part.Part.Id+" of "+name, map[delivery]int{{name, o.Account, "$JS.API." + request}: 1},
+				compareDeliveries(t, "reset of "+part.Part.Id+" of "+name, map[delivery]int{{name, o.Account, federationv1.ResetPrefix + request}: 1},
 					s.request(o.Destination, o.Account, "fedjs."+name+"."+request))
 				d := p.Members[o.Destination]
 				found := false

@@ -323,6 +323,20 @@ func (m *member) agent(account string) *nats.Conn {
 	return nc
 }
 
+// passResets has resets of other members passed on, as the agent does.
+func (m *member) passResets(account string) {
+	m.t.Helper()
+	nc := m.agent(account)
+	if _, err := nc.Subscribe(federationv1.ResetPrefix+"CONSUMER.RESET.*.*", func(r *nats.Msg) {
+		request := &nats.Msg{Subject: "$JS.API." + strings.TrimPrefix(r.Subject, federationv1.ResetPrefix), Header: r.Header}
+		if answer, err := nc.RequestMsg(request, 5*time.Second); err == nil {
+			_ = r.RespondMsg(answer)
+		}
+	}); err != nil {
+		m.t.Fatal(err)
+	}
+}
+
 // path is a way from the first member to the last, over links.
 type path []*member
 
@@ -353,7 +367,7 @@ func (p path) reset(account, stream, consumer string) {
 	o, d := p[0], p[len(p)-1]
 	op := "CONSUMER.RESET." + stream + "." + consumer
 	tagged := "fedjs." + o.name + "." + account + "." + op
-	o.importsService("tx_"+p[1].name, account, "$JS.API."+op, tagged)
+	o.importsService("tx_"+p[1].name, account, federationv1.ResetPrefix+op, tagged)
 	for i := 1; i < len(p)-1; i++ {
 		p[i].importsService("tx_"+p[i+1].name, "rx_"+p[i-1].name, tagged, "")
 	}

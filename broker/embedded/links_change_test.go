@@ -226,6 +226,9 @@ func TestLinkSurvivesRestarts(t *testing.T) {
 			}
 			m.newRuntime()
 			m.start()
+			if m == a {
+				a.passResets("app")
+			}
 		} else {
 			m.config.Spec = &federationv1.BrokerSpec{MaxStorage: m.config.Spec.MaxStorage / 2, MaxMemory: 8 << 20}
 			if !m.configure() {

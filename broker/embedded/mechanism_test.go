@@ -10,6 +10,8 @@ import (
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
+
+	federationv1 "github.com/sealane/sealane/api/federation/v1"
 )
 
 // startAll makes running members that are not linked.
@@ -82,7 +84,7 @@ func TestTwoWaysToOneService(t *testing.T) {
 	path{o, q, e}.reset("app", "S", "c")
 	setAll(ms)
 	o.waitLinks(4)
-	respond(t, o.app("app"), "$JS.API.CONSUMER.RESET.S.c", "", "done")
+	respond(t, o.app("app"), federationv1.ResetPrefix+"CONSUMER.RESET.S.c", "", "done")
 	enc := e.app("app")
 	const subject = "fedjs.o.CONSUMER.RESET.S.c"
 
@@ -90,7 +92,7 @@ func TestTwoWaysToOneService(t *testing.T) {
 		open    []string
 		answers int
 	}{
-		{[]string{"p", "q"}, 2}, // for a moment, when the way changes: to reset twice does no harm
+		{[]string{"p", "q"}, 2}, // for a moment, when the way changes: the agent at the origin drops the second
 		{[]string{"p"}, 1},
 		{[]string{"q"}, 1},
 		{nil, 0},
@@ -310,6 +312,7 @@ func (b *bridge) create(t *testing.T) {
 	t.Helper()
 	ctx := ctxFor(t)
 	origin, dest := b.way[0], b.way[len(b.way)-1]
+	origin.passResets("app")
 	js := b.js(t, origin)
 	if _, err := js.CreateOrUpdateStream(ctx, jetstream.StreamConfig{Name: b.stream, Subjects: []string{b.subject}}); err != nil {
 		t.Fatal(err)

@@ -47,3 +47,8 @@ func MemberID(trustDomain, cluster string) string {
 func MemberDNSName(trustDomain, cluster string) string {
 	return cluster + ".cluster." + trustDomain
 }
+
+// ResetPrefix begins the subjects at which the agent of a durable consumer's
+// member serves CONSUMER.RESET.STREAM.CONSUMER in its account. Other members
+// reach it, and nothing of JetStream's own API (ADR 10).
+const ResetPrefix = "_fedjs."

@@ -216,6 +216,14 @@ func planDiffers(a, b client.Object) bool {
 	}
 	m, isMember := a.(*v1alpha1.MemberCluster)
 	n, _ := b.(*v1alpha1.MemberCluster)
-	return isMember && (n == nil || m.Status.LinkKey != n.Status.LinkKey || (m.Status.Agent == nil) != (n.Status.Agent == nil) ||
+	return isMember && (n == nil || m.Status.LinkKey != n.Status.LinkKey || !sameRuntime(m.Status.Agent, n.Status.Agent) ||
 		!slices.Equal(m.Status.Endpoints, n.Status.Endpoints) || !slices.Equal(m.Status.Grants, n.Status.Grants))
+}
+
+// sameRuntime compares what of an agent's word on itself matters to the plan.
+func sameRuntime(a, b *v1alpha1.AgentInfo) bool {
+	if a == nil || b == nil {
+		return a == b
+	}
+	return a.Runtime == b.Runtime && a.MaxReplicas == b.MaxReplicas
 }

@@ -67,6 +67,9 @@ const (
 	ReasonQueueConflict = "QueueConflict"
 	// ReasonInsufficientCapacity: the streams need more than a member has.
 	ReasonInsufficientCapacity = "InsufficientCapacity"
+	// ReasonReplicasUnsupported: a member's broker cannot have as many servers as
+	// its group asks for. It has what it can; the rest of the plan stands.
+	ReasonReplicasUnsupported = "ReplicasUnsupported"
 	// ReasonLimitExceeded: the plan for a member exceeds what NATS can hold.
 	ReasonLimitExceeded = "LimitExceeded"
 	// ReasonNoMembers: a placement or group has no member yet. The object is

@@ -135,16 +135,26 @@ type AgentInfo struct {
 	Version string `json:"version"`
 	// BrokerVersion is the version of the NATS server.
 	BrokerVersion string `json:"brokerVersion"`
-	// Runtime is how the broker runs: embedded.
+	// Runtime is how the broker runs: embedded (one server in the agent's process)
+	// or statefulset (servers in Kubernetes).
 	Runtime string `json:"runtime"`
-	// Storage is the free disk, in bytes, on which streams are kept.
+	// Storage is the free disk, in bytes, on which streams are kept: of several
+	// servers, that of the fullest.
 	//
 	// +optional
 	Storage int64 `json:"storage,omitempty"`
-	// Memory of the machine, in bytes.
+	// Memory of the machine, or of one of several servers, in bytes.
 	//
 	// +optional
 	Memory int64 `json:"memory,omitempty"`
+	// Replicas is how many servers of the broker run.
+	//
+	// +optional
+	Replicas int32 `json:"replicas,omitempty"`
+	// MaxReplicas is the most servers that the runtime can run there, if it says so.
+	//
+	// +optional
+	MaxReplicas int32 `json:"maxReplicas,omitempty"`
 }
 
 // Grant is the right to open the two leaf connections of a link, issued by the

@@ -135,8 +135,16 @@ type StreamSpec struct {
 	// +optional
 	// +kubebuilder:default=File
 	Storage Storage `json:"storage,omitempty"`
-	// MaxBytes is the most that the messages may take. It is reserved: the sum
-	// of all streams' must fit a member's storage. Unlimited when not set.
+	// Replicas is how many servers of a member's broker keep a copy: 1, 3 or 5, at
+	// most as many as the broker has on every member of the placement. Default: 3
+	// where the broker never has less, else 1.
+	//
+	// +optional
+	// +kubebuilder:validation:Enum=1;3;5
+	Replicas *int32 `json:"replicas,omitempty"`
+	// MaxBytes is the most that the messages may take, in each copy. It is reserved:
+	// the sum of all copies of all streams must fit the storage of a member's
+	// servers. Unlimited when not set.
 	//
 	// +optional
 	// +kubebuilder:validation:Pattern=`^([1-9][0-9]{0,18}(\.[0-9]{1,9})?|0\.[0-9]{0,8}[1-9])(k|Ki|[MGTPE]i?)?$`

@@ -117,21 +117,24 @@ const (
 	DurabilityAlways Durability = "Always"
 )
 
-// BrokerTemplate configures a member's NATS server. A change of storage,
-// memory (when lowered) or durability restarts the broker: clients reconnect.
+// BrokerTemplate configures a member's NATS servers. A change of storage,
+// memory (when lowered) or durability restarts them, one after the other: clients
+// reconnect.
 //
+// +kubebuilder:validation:XValidation:rule="!has(self.replicas) || !has(self.autoscaling)",message="set replicas or autoscaling, not both"
 // +kubebuilder:validation:XValidation:rule="!has(self.storage) || type(self.storage) != int || self.storage > 0",message="storage is more than 0",fieldPath=".storage"
 // +kubebuilder:validation:XValidation:rule="!has(self.memory) || type(self.memory) != int || self.memory > 0",message="memory is more than 0",fieldPath=".memory"
 // +kubebuilder:validation:XValidation:rule="!has(self.maxPayload) || type(self.maxPayload) != int || self.maxPayload > 0",message="maxPayload is more than 0",fieldPath=".maxPayload"
 type BrokerTemplate struct {
-	// Storage is the most disk that JetStream may use. Default 10Gi.
+	// Storage is the most disk that JetStream may use on each server. Default 10Gi.
 	//
 	// +optional
 	// +kubebuilder:validation:Pattern=`^([1-9][0-9]{0,18}(\.[0-9]{1,9})?|0\.[0-9]{0,8}[1-9])(k|Ki|[MGTPE]i?)?$`
 	// +kubebuilder:validation:Schemaless
 	// +kubebuilder:validation:XIntOrString
 	Storage *resource.Quantity `json:"storage,omitempty"`
-	// Memory is the most memory that JetStream's memory streams may use. Default 256Mi.
+	// Memory is the most memory that JetStream's memory streams may use on each
+	// server. Default 256Mi.
 	//
 	// +optional
 	// +kubebuilder:validation:Pattern=`^([1-9][0-9]{0,18}(\.[0-9]{1,9})?|0\.[0-9]{0,8}[1-9])(k|Ki|[MGTPE]i?)?$`
@@ -147,16 +150,102 @@ type BrokerTemplate struct {
 	// +kubebuilder:validation:Schemaless
 	// +kubebuilder:validation:XIntOrString
 	MaxPayload *resource.Quantity `json:"maxPayload,omitempty"`
-	// MaxConnections is the most client connections. Default 65536.
+	// MaxConnections is the most client connections of each server. Default 65536.
 	//
 	// +optional
 	// +kubebuilder:validation:Minimum=1
 	// +kubebuilder:validation:Maximum=1000000
 	MaxConnections *int32 `json:"maxConnections,omitempty"`
-	// Durability says when a stream's write is safe on disk. Default Interval.
+	// Durability says when a stream's write is safe on disk. Default: Always for
+	// brokers that never have less than 3 servers, else Interval.
 	//
 	// +optional
 	Durability Durability `json:"durability,omitempty"`
+	// Replicas is how many servers the broker has: 1, 3 or 5. Default 1. More than
+	// one needs an agent in Kubernetes. Storage, memory and connections are those
+	// of each server.
+	//
+	// +optional
+	// +kubebuilder:validation:Enum=1;3;5
+	Replicas *int32 `json:"replicas,omitempty"`
+	// Autoscaling has the number of servers follow the load, instead of replicas.
+	//
+	// +optional
+	Autoscaling *Autoscaling `json:"autoscaling,omitempty"`
+}
+
+// Autoscaling chooses the number of servers of a broker, of 1, 3 and 5, by their
+// load: the smallest with which no target is exceeded.
+//
+// +kubebuilder:validation:XValidation:rule="self.min < self.max",message="max is more than min"
+type Autoscaling struct {
+	// Min is the fewest servers: 1 or 3. Default 1. Streams have at most so many
+	// copies.
+	//
+	// +optional
+	// +kubebuilder:default=1
+	// +kubebuilder:validation:Enum=1;3
+	Min int32 `json:"min,omitempty"`
+	// Max is the most servers: 3 or 5.
+	//
+	// +kubebuilder:validation:Enum=3;5
+	Max int32 `json:"max"`
+	// Targets that a server should stay below. At least one.
+	Targets AutoscalingTargets `json:"targets"`
+	// Stabilization says how long more or fewer servers must have been wanted.
+	//
+	// +optional
+	Stabilization Stabilization `json:"stabilization,omitempty"`
+}
+
+// AutoscalingTargets are loads of one server. One that is not set is not looked at.
+//
+// +kubebuilder:validation:MinProperties=1
+type AutoscalingTargets struct {
+	// Connections of clients.
+	//
+	// +optional
+	// +kubebuilder:validation:Minimum=1
+	// +kubebuilder:validation:Maximum=1000000
+	Connections *int32 `json:"connections,omitempty"`
+	// MessageRate is messages in and out in a second.
+	//
+	// +optional
+	// +kubebuilder:validation:Minimum=1
+	MessageRate *int32 `json:"messageRate,omitempty"`
+	// StoragePercent is the used part of the storage, in percent. More servers help
+	// only streams of one copy, or whose copies are on other servers then.
+	//
+	// +optional
+	// +kubebuilder:validation:Minimum=1
+	// +kubebuilder:validation:Maximum=100
+	StoragePercent *int32 `json:"storagePercent,omitempty"`
+	// CPUPercent is the used part of the processor time that a server may use, in
+	// percent. It has no effect where that is not known.
+	//
+	// +optional
+	// +kubebuilder:validation:Minimum=1
+	// +kubebuilder:validation:Maximum=100
+	CPUPercent *int32 `json:"cpuPercent,omitempty"`
+}
+
+// Stabilization is how long a different number of servers must have been wanted
+// all the time before it is set.
+type Stabilization struct {
+	// UpSeconds before servers are added. Default 60.
+	//
+	// +optional
+	// +kubebuilder:default=60
+	// +kubebuilder:validation:Minimum=0
+	// +kubebuilder:validation:Maximum=3600
+	UpSeconds *int32 `json:"upSeconds,omitempty"`
+	// DownSeconds before servers are taken away. Default 600.
+	//
+	// +optional
+	// +kubebuilder:default=600
+	// +kubebuilder:validation:Minimum=0
+	// +kubebuilder:validation:Maximum=86400
+	DownSeconds *int32 `json:"downSeconds,omitempty"`
 }
 
 // BrokerOverride changes the broker of one member of a group.
@@ -331,8 +420,9 @@ type Account struct {
 	// +kubebuilder:validation:Pattern=`^[a-z0-9]([-a-z0-9]*[a-z0-9])?$`
 	// +kubebuilder:validation:MaxLength=63
 	Name string `json:"name"`
-	// Namespaces whose Streams and Bridges may use the account; "*" stands for
-	// all. There is no default: who may attach is a decision.
+	// Namespaces whose Streams and Bridges may use the account, and in which members
+	// in Kubernetes may put its applications' credentials; "*" stands for all. There
+	// is no default: who may attach is a decision.
 	//
 	// +listType=set
 	// +kubebuilder:validation:MinItems=1

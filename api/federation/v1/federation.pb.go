@@ -177,7 +177,7 @@ func (x LinkSpec_Role) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use LinkSpec_Role.Descriptor instead.
 func (LinkSpec_Role) EnumDescriptor() ([]byte, []int) {
-	return file_federation_v1_federation_proto_rawDescGZIP(), []int{24, 0}
+	return file_federation_v1_federation_proto_rawDescGZIP(), []int{25, 0}
 }
 
 type StreamSpec_Retention int32
@@ -226,7 +226,7 @@ func (x StreamSpec_Retention) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use StreamSpec_Retention.Descriptor instead.
 func (StreamSpec_Retention) EnumDescriptor() ([]byte, []int) {
-	return file_federation_v1_federation_proto_rawDescGZIP(), []int{25, 0}
+	return file_federation_v1_federation_proto_rawDescGZIP(), []int{26, 0}
 }
 
 type EnrolRequest struct {
@@ -750,7 +750,8 @@ type AgentInfo struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Version       string                 `protobuf:"bytes,1,opt,name=version,proto3" json:"version,omitempty"`
 	BrokerVersion string                 `protobuf:"bytes,2,opt,name=broker_version,json=brokerVersion,proto3" json:"broker_version,omitempty"`
-	// embedded
+	// embedded (one server in the agent's process) or statefulset (servers in
+	// Kubernetes, as many as BrokerSpec.replicas says).
 	Runtime       string `protobuf:"bytes,3,opt,name=runtime,proto3" json:"runtime,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -814,10 +815,17 @@ type Facts struct {
 	LinkKey string `protobuf:"bytes,1,opt,name=link_key,json=linkKey,proto3" json:"link_key,omitempty"`
 	// Addresses at which others reach the member's broker; empty: it only dials.
 	Endpoints []string `protobuf:"bytes,2,rep,name=endpoints,proto3" json:"endpoints,omitempty"`
-	// Free bytes on the disk that holds the streams.
+	// Free bytes on the disk that holds the streams; where the broker has several
+	// servers, on the fullest of their disks.
 	Storage int64 `protobuf:"varint,3,opt,name=storage,proto3" json:"storage,omitempty"`
-	// Bytes of memory of the machine.
-	Memory        int64 `protobuf:"varint,4,opt,name=memory,proto3" json:"memory,omitempty"`
+	// Bytes of memory of the machine; where the broker has several servers, what
+	// one of them may use.
+	Memory int64 `protobuf:"varint,4,opt,name=memory,proto3" json:"memory,omitempty"`
+	// Servers of the broker that run; 0: not said, which stands for one.
+	Replicas int32 `protobuf:"varint,5,opt,name=replicas,proto3" json:"replicas,omitempty"`
+	// The most servers that the runtime can run here; 0: not said. An embedded
+	// broker has one whatever is said.
+	MaxReplicas   int32 `protobuf:"varint,6,opt,name=max_replicas,json=maxReplicas,proto3" json:"max_replicas,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -876,6 +884,20 @@ func (x *Facts) GetStorage() int64 {
 func (x *Facts) GetMemory() int64 {
 	if x != nil {
 		return x.Memory
+	}
+	return 0
+}
+
+func (x *Facts) GetReplicas() int32 {
+	if x != nil {
+		return x.Replicas
+	}
+	return 0
+}
+
+func (x *Facts) GetMaxReplicas() int32 {
+	if x != nil {
+		return x.MaxReplicas
 	}
 	return 0
 }
@@ -1776,7 +1798,7 @@ func (*Part_Stream) isPart_Spec() {}
 
 func (*Part_Outlet) isPart_Spec() {}
 
-// BrokerSpec configures the NATS server.
+// BrokerSpec configures the NATS servers of a member.
 type BrokerSpec struct {
 	state          protoimpl.MessageState `protogen:"open.v1"`
 	MaxStorage     int64                  `protobuf:"varint,1,opt,name=max_storage,json=maxStorage,proto3" json:"max_storage,omitempty"`
@@ -1784,7 +1806,12 @@ type BrokerSpec struct {
 	MaxPayload     int32                  `protobuf:"varint,3,opt,name=max_payload,json=maxPayload,proto3" json:"max_payload,omitempty"`
 	MaxConnections int32                  `protobuf:"varint,4,opt,name=max_connections,json=maxConnections,proto3" json:"max_connections,omitempty"`
 	// Sync the disk before each acknowledgement; else every second.
-	SyncAlways    bool `protobuf:"varint,5,opt,name=sync_always,json=syncAlways,proto3" json:"sync_always,omitempty"`
+	SyncAlways bool `protobuf:"varint,5,opt,name=sync_always,json=syncAlways,proto3" json:"sync_always,omitempty"`
+	// Servers of the broker; 0 stands for 1. The limits above are those of each
+	// server. With autoscaling it is what the broker begins with.
+	Replicas int32 `protobuf:"varint,6,opt,name=replicas,proto3" json:"replicas,omitempty"`
+	// The number of servers follows the load; empty: it does not.
+	Autoscaling   *Autoscaling `protobuf:"bytes,7,opt,name=autoscaling,proto3" json:"autoscaling,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1854,6 +1881,127 @@ func (x *BrokerSpec) GetSyncAlways() bool {
 	return false
 }
 
+func (x *BrokerSpec) GetReplicas() int32 {
+	if x != nil {
+		return x.Replicas
+	}
+	return 0
+}
+
+func (x *BrokerSpec) GetAutoscaling() *Autoscaling {
+	if x != nil {
+		return x.Autoscaling
+	}
+	return nil
+}
+
+// Autoscaling has the member choose how many servers its broker has, of 1, 3 and
+// 5. A target of 0 is not looked at.
+type Autoscaling struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Min   int32                  `protobuf:"varint,1,opt,name=min,proto3" json:"min,omitempty"`
+	Max   int32                  `protobuf:"varint,2,opt,name=max,proto3" json:"max,omitempty"`
+	// Client connections of each server.
+	Connections int32 `protobuf:"varint,3,opt,name=connections,proto3" json:"connections,omitempty"`
+	// Messages in and out of each server in a second.
+	MessageRate int32 `protobuf:"varint,4,opt,name=message_rate,json=messageRate,proto3" json:"message_rate,omitempty"`
+	// Used part of the storage of each server, in percent.
+	StoragePercent int32 `protobuf:"varint,5,opt,name=storage_percent,json=storagePercent,proto3" json:"storage_percent,omitempty"`
+	// Used part of the processor time that each server may use, in percent.
+	CpuPercent int32 `protobuf:"varint,6,opt,name=cpu_percent,json=cpuPercent,proto3" json:"cpu_percent,omitempty"`
+	// Seconds for which more, or fewer, servers must have been wanted all the time.
+	UpSeconds     int32 `protobuf:"varint,7,opt,name=up_seconds,json=upSeconds,proto3" json:"up_seconds,omitempty"`
+	DownSeconds   int32 `protobuf:"varint,8,opt,name=down_seconds,json=downSeconds,proto3" json:"down_seconds,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Autoscaling) Reset() {
+	*x = Autoscaling{}
+	mi := &file_federation_v1_federation_proto_msgTypes[21]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Autoscaling) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Autoscaling) ProtoMessage() {}
+
+func (x *Autoscaling) ProtoReflect() protoreflect.Message {
+	mi := &file_federation_v1_federation_proto_msgTypes[21]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Autoscaling.ProtoReflect.Descriptor instead.
+func (*Autoscaling) Descriptor() ([]byte, []int) {
+	return file_federation_v1_federation_proto_rawDescGZIP(), []int{21}
+}
+
+func (x *Autoscaling) GetMin() int32 {
+	if x != nil {
+		return x.Min
+	}
+	return 0
+}
+
+func (x *Autoscaling) GetMax() int32 {
+	if x != nil {
+		return x.Max
+	}
+	return 0
+}
+
+func (x *Autoscaling) GetConnections() int32 {
+	if x != nil {
+		return x.Connections
+	}
+	return 0
+}
+
+func (x *Autoscaling) GetMessageRate() int32 {
+	if x != nil {
+		return x.MessageRate
+	}
+	return 0
+}
+
+func (x *Autoscaling) GetStoragePercent() int32 {
+	if x != nil {
+		return x.StoragePercent
+	}
+	return 0
+}
+
+func (x *Autoscaling) GetCpuPercent() int32 {
+	if x != nil {
+		return x.CpuPercent
+	}
+	return 0
+}
+
+func (x *Autoscaling) GetUpSeconds() int32 {
+	if x != nil {
+		return x.UpSeconds
+	}
+	return 0
+}
+
+func (x *Autoscaling) GetDownSeconds() int32 {
+	if x != nil {
+		return x.DownSeconds
+	}
+	return 0
+}
+
 // AccountSpec is a NATS account. Every account exports everything it has to the
 // other accounts of the same member; what flows is what the importers name.
 type AccountSpec struct {
@@ -1861,16 +2009,19 @@ type AccountSpec struct {
 	// An application account's own name, or tx_PEER or rx_PEER for a link's.
 	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
 	// JetStream is enabled and applications get credentials.
-	Application   bool           `protobuf:"varint,2,opt,name=application,proto3" json:"application,omitempty"`
-	Imports       []*Import      `protobuf:"bytes,3,rep,name=imports,proto3" json:"imports,omitempty"`
-	Limits        *AccountLimits `protobuf:"bytes,4,opt,name=limits,proto3" json:"limits,omitempty"`
+	Application bool           `protobuf:"varint,2,opt,name=application,proto3" json:"application,omitempty"`
+	Imports     []*Import      `protobuf:"bytes,3,rep,name=imports,proto3" json:"imports,omitempty"`
+	Limits      *AccountLimits `protobuf:"bytes,4,opt,name=limits,proto3" json:"limits,omitempty"`
+	// Namespaces of a Kubernetes member in which the application's credentials may
+	// be, sorted; "*": any. Empty: none.
+	Namespaces    []string `protobuf:"bytes,5,rep,name=namespaces,proto3" json:"namespaces,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *AccountSpec) Reset() {
 	*x = AccountSpec{}
-	mi := &file_federation_v1_federation_proto_msgTypes[21]
+	mi := &file_federation_v1_federation_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1882,7 +2033,7 @@ func (x *AccountSpec) String() string {
 func (*AccountSpec) ProtoMessage() {}
 
 func (x *AccountSpec) ProtoReflect() protoreflect.Message {
-	mi := &file_federation_v1_federation_proto_msgTypes[21]
+	mi := &file_federation_v1_federation_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1895,7 +2046,7 @@ func (x *AccountSpec) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AccountSpec.ProtoReflect.Descriptor instead.
 func (*AccountSpec) Descriptor() ([]byte, []int) {
-	return file_federation_v1_federation_proto_rawDescGZIP(), []int{21}
+	return file_federation_v1_federation_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *AccountSpec) GetName() string {
@@ -1926,6 +2077,13 @@ func (x *AccountSpec) GetLimits() *AccountLimits {
 	return nil
 }
 
+func (x *AccountSpec) GetNamespaces() []string {
+	if x != nil {
+		return x.Namespaces
+	}
+	return nil
+}
+
 // Import makes subjects of one account available in another.
 type Import struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -1943,7 +2101,7 @@ type Import struct {
 
 func (x *Import) Reset() {
 	*x = Import{}
-	mi := &file_federation_v1_federation_proto_msgTypes[22]
+	mi := &file_federation_v1_federation_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1955,7 +2113,7 @@ func (x *Import) String() string {
 func (*Import) ProtoMessage() {}
 
 func (x *Import) ProtoReflect() protoreflect.Message {
-	mi := &file_federation_v1_federation_proto_msgTypes[22]
+	mi := &file_federation_v1_federation_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1968,7 +2126,7 @@ func (x *Import) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Import.ProtoReflect.Descriptor instead.
 func (*Import) Descriptor() ([]byte, []int) {
-	return file_federation_v1_federation_proto_rawDescGZIP(), []int{22}
+	return file_federation_v1_federation_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *Import) GetAccount() string {
@@ -2014,7 +2172,7 @@ type AccountLimits struct {
 
 func (x *AccountLimits) Reset() {
 	*x = AccountLimits{}
-	mi := &file_federation_v1_federation_proto_msgTypes[23]
+	mi := &file_federation_v1_federation_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2026,7 +2184,7 @@ func (x *AccountLimits) String() string {
 func (*AccountLimits) ProtoMessage() {}
 
 func (x *AccountLimits) ProtoReflect() protoreflect.Message {
-	mi := &file_federation_v1_federation_proto_msgTypes[23]
+	mi := &file_federation_v1_federation_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2039,7 +2197,7 @@ func (x *AccountLimits) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AccountLimits.ProtoReflect.Descriptor instead.
 func (*AccountLimits) Descriptor() ([]byte, []int) {
-	return file_federation_v1_federation_proto_rawDescGZIP(), []int{23}
+	return file_federation_v1_federation_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *AccountLimits) GetConnections() int64 {
@@ -2101,13 +2259,17 @@ type LinkSpec struct {
 	// lowest priority that works; empty: always used.
 	FailoverGroup string `protobuf:"bytes,6,opt,name=failover_group,json=failoverGroup,proto3" json:"failover_group,omitempty"`
 	Priority      int32  `protobuf:"varint,7,opt,name=priority,proto3" json:"priority,omitempty"`
+	// Dial: this side is the spoke of both connections, and the peer the hub. Each
+	// server of this member then opens both. Else each member is the hub of the
+	// connection on which it sends, which needs brokers of one server at both ends.
+	Spoke         bool `protobuf:"varint,8,opt,name=spoke,proto3" json:"spoke,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *LinkSpec) Reset() {
 	*x = LinkSpec{}
-	mi := &file_federation_v1_federation_proto_msgTypes[24]
+	mi := &file_federation_v1_federation_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2119,7 +2281,7 @@ func (x *LinkSpec) String() string {
 func (*LinkSpec) ProtoMessage() {}
 
 func (x *LinkSpec) ProtoReflect() protoreflect.Message {
-	mi := &file_federation_v1_federation_proto_msgTypes[24]
+	mi := &file_federation_v1_federation_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2132,7 +2294,7 @@ func (x *LinkSpec) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LinkSpec.ProtoReflect.Descriptor instead.
 func (*LinkSpec) Descriptor() ([]byte, []int) {
-	return file_federation_v1_federation_proto_rawDescGZIP(), []int{24}
+	return file_federation_v1_federation_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *LinkSpec) GetPeer() string {
@@ -2184,6 +2346,13 @@ func (x *LinkSpec) GetPriority() int32 {
 	return 0
 }
 
+func (x *LinkSpec) GetSpoke() bool {
+	if x != nil {
+		return x.Spoke
+	}
+	return false
+}
+
 type StreamSpec struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Account       string                 `protobuf:"bytes,1,opt,name=account,proto3" json:"account,omitempty"`
@@ -2204,14 +2373,16 @@ type StreamSpec struct {
 	Retain  bool      `protobuf:"varint,12,opt,name=retain,proto3" json:"retain,omitempty"`
 	Sources []*Source `protobuf:"bytes,13,rep,name=sources,proto3" json:"sources,omitempty"`
 	// Changes subjects as messages are stored.
-	Transform     *Transform `protobuf:"bytes,14,opt,name=transform,proto3" json:"transform,omitempty"`
+	Transform *Transform `protobuf:"bytes,14,opt,name=transform,proto3" json:"transform,omitempty"`
+	// Servers that keep a copy; 0 stands for 1.
+	Replicas      int32 `protobuf:"varint,15,opt,name=replicas,proto3" json:"replicas,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *StreamSpec) Reset() {
 	*x = StreamSpec{}
-	mi := &file_federation_v1_federation_proto_msgTypes[25]
+	mi := &file_federation_v1_federation_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2223,7 +2394,7 @@ func (x *StreamSpec) String() string {
 func (*StreamSpec) ProtoMessage() {}
 
 func (x *StreamSpec) ProtoReflect() protoreflect.Message {
-	mi := &file_federation_v1_federation_proto_msgTypes[25]
+	mi := &file_federation_v1_federation_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2236,7 +2407,7 @@ func (x *StreamSpec) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StreamSpec.ProtoReflect.Descriptor instead.
 func (*StreamSpec) Descriptor() ([]byte, []int) {
-	return file_federation_v1_federation_proto_rawDescGZIP(), []int{25}
+	return file_federation_v1_federation_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *StreamSpec) GetAccount() string {
@@ -2337,6 +2508,13 @@ func (x *StreamSpec) GetTransform() *Transform {
 	return nil
 }
 
+func (x *StreamSpec) GetReplicas() int32 {
+	if x != nil {
+		return x.Replicas
+	}
+	return 0
+}
+
 // Source is a stream that another one copies from.
 type Source struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -2360,7 +2538,7 @@ type Source struct {
 
 func (x *Source) Reset() {
 	*x = Source{}
-	mi := &file_federation_v1_federation_proto_msgTypes[26]
+	mi := &file_federation_v1_federation_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2372,7 +2550,7 @@ func (x *Source) String() string {
 func (*Source) ProtoMessage() {}
 
 func (x *Source) ProtoReflect() protoreflect.Message {
-	mi := &file_federation_v1_federation_proto_msgTypes[26]
+	mi := &file_federation_v1_federation_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2385,7 +2563,7 @@ func (x *Source) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Source.ProtoReflect.Descriptor instead.
 func (*Source) Descriptor() ([]byte, []int) {
-	return file_federation_v1_federation_proto_rawDescGZIP(), []int{26}
+	return file_federation_v1_federation_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *Source) GetBridge() string {
@@ -2454,7 +2632,7 @@ type Transform struct {
 
 func (x *Transform) Reset() {
 	*x = Transform{}
-	mi := &file_federation_v1_federation_proto_msgTypes[27]
+	mi := &file_federation_v1_federation_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2466,7 +2644,7 @@ func (x *Transform) String() string {
 func (*Transform) ProtoMessage() {}
 
 func (x *Transform) ProtoReflect() protoreflect.Message {
-	mi := &file_federation_v1_federation_proto_msgTypes[27]
+	mi := &file_federation_v1_federation_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2479,7 +2657,7 @@ func (x *Transform) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Transform.ProtoReflect.Descriptor instead.
 func (*Transform) Descriptor() ([]byte, []int) {
-	return file_federation_v1_federation_proto_rawDescGZIP(), []int{27}
+	return file_federation_v1_federation_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *Transform) GetFrom() string {
@@ -2516,7 +2694,7 @@ type OutletSpec struct {
 
 func (x *OutletSpec) Reset() {
 	*x = OutletSpec{}
-	mi := &file_federation_v1_federation_proto_msgTypes[28]
+	mi := &file_federation_v1_federation_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2528,7 +2706,7 @@ func (x *OutletSpec) String() string {
 func (*OutletSpec) ProtoMessage() {}
 
 func (x *OutletSpec) ProtoReflect() protoreflect.Message {
-	mi := &file_federation_v1_federation_proto_msgTypes[28]
+	mi := &file_federation_v1_federation_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2541,7 +2719,7 @@ func (x *OutletSpec) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use OutletSpec.ProtoReflect.Descriptor instead.
 func (*OutletSpec) Descriptor() ([]byte, []int) {
-	return file_federation_v1_federation_proto_rawDescGZIP(), []int{28}
+	return file_federation_v1_federation_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *OutletSpec) GetBridge() string {
@@ -2647,12 +2825,14 @@ const file_federation_v1_federation_proto_rawDesc = "" +
 	"\tAgentInfo\x12\x18\n" +
 	"\aversion\x18\x01 \x01(\tR\aversion\x12%\n" +
 	"\x0ebroker_version\x18\x02 \x01(\tR\rbrokerVersion\x12\x18\n" +
-	"\aruntime\x18\x03 \x01(\tR\aruntime\"r\n" +
+	"\aruntime\x18\x03 \x01(\tR\aruntime\"\xb1\x01\n" +
 	"\x05Facts\x12\x19\n" +
 	"\blink_key\x18\x01 \x01(\tR\alinkKey\x12\x1c\n" +
 	"\tendpoints\x18\x02 \x03(\tR\tendpoints\x12\x18\n" +
 	"\astorage\x18\x03 \x01(\x03R\astorage\x12\x16\n" +
-	"\x06memory\x18\x04 \x01(\x03R\x06memory\"s\n" +
+	"\x06memory\x18\x04 \x01(\x03R\x06memory\x12\x1a\n" +
+	"\breplicas\x18\x05 \x01(\x05R\breplicas\x12!\n" +
+	"\fmax_replicas\x18\x06 \x01(\x05R\vmaxReplicas\"s\n" +
 	"\aWelcome\x12\x14\n" +
 	"\x05epoch\x18\x01 \x01(\x04R\x05epoch\x12+\n" +
 	"\x11heartbeat_seconds\x18\x02 \x01(\rR\x10heartbeatSeconds\x12%\n" +
@@ -2727,7 +2907,7 @@ const file_federation_v1_federation_proto_rawDesc = "" +
 	"\x04link\x18\x05 \x01(\v2\x1f.sealane.federation.v1.LinkSpecH\x00R\x04link\x12;\n" +
 	"\x06stream\x18\x06 \x01(\v2!.sealane.federation.v1.StreamSpecH\x00R\x06stream\x12;\n" +
 	"\x06outlet\x18\a \x01(\v2!.sealane.federation.v1.OutletSpecH\x00R\x06outletB\x06\n" +
-	"\x04spec\"\xb7\x01\n" +
+	"\x04spec\"\x99\x02\n" +
 	"\n" +
 	"BrokerSpec\x12\x1f\n" +
 	"\vmax_storage\x18\x01 \x01(\x03R\n" +
@@ -2738,12 +2918,28 @@ const file_federation_v1_federation_proto_rawDesc = "" +
 	"maxPayload\x12'\n" +
 	"\x0fmax_connections\x18\x04 \x01(\x05R\x0emaxConnections\x12\x1f\n" +
 	"\vsync_always\x18\x05 \x01(\bR\n" +
-	"syncAlways\"\xba\x01\n" +
+	"syncAlways\x12\x1a\n" +
+	"\breplicas\x18\x06 \x01(\x05R\breplicas\x12D\n" +
+	"\vautoscaling\x18\a \x01(\v2\".sealane.federation.v1.AutoscalingR\vautoscaling\"\x82\x02\n" +
+	"\vAutoscaling\x12\x10\n" +
+	"\x03min\x18\x01 \x01(\x05R\x03min\x12\x10\n" +
+	"\x03max\x18\x02 \x01(\x05R\x03max\x12 \n" +
+	"\vconnections\x18\x03 \x01(\x05R\vconnections\x12!\n" +
+	"\fmessage_rate\x18\x04 \x01(\x05R\vmessageRate\x12'\n" +
+	"\x0fstorage_percent\x18\x05 \x01(\x05R\x0estoragePercent\x12\x1f\n" +
+	"\vcpu_percent\x18\x06 \x01(\x05R\n" +
+	"cpuPercent\x12\x1d\n" +
+	"\n" +
+	"up_seconds\x18\a \x01(\x05R\tupSeconds\x12!\n" +
+	"\fdown_seconds\x18\b \x01(\x05R\vdownSeconds\"\xda\x01\n" +
 	"\vAccountSpec\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12 \n" +
 	"\vapplication\x18\x02 \x01(\bR\vapplication\x127\n" +
 	"\aimports\x18\x03 \x03(\v2\x1d.sealane.federation.v1.ImportR\aimports\x12<\n" +
-	"\x06limits\x18\x04 \x01(\v2$.sealane.federation.v1.AccountLimitsR\x06limits\"f\n" +
+	"\x06limits\x18\x04 \x01(\v2$.sealane.federation.v1.AccountLimitsR\x06limits\x12\x1e\n" +
+	"\n" +
+	"namespaces\x18\x05 \x03(\tR\n" +
+	"namespaces\"f\n" +
 	"\x06Import\x12\x18\n" +
 	"\aaccount\x18\x01 \x01(\tR\aaccount\x12\x18\n" +
 	"\asubject\x18\x02 \x01(\tR\asubject\x12\x0e\n" +
@@ -2755,7 +2951,7 @@ const file_federation_v1_federation_proto_rawDesc = "" +
 	"\astorage\x18\x03 \x01(\x03R\astorage\x12\x16\n" +
 	"\x06memory\x18\x04 \x01(\x03R\x06memory\x12\x18\n" +
 	"\astreams\x18\x05 \x01(\x03R\astreams\x12\x1c\n" +
-	"\tconsumers\x18\x06 \x01(\x03R\tconsumers\"\xbc\x02\n" +
+	"\tconsumers\x18\x06 \x01(\x03R\tconsumers\"\xd2\x02\n" +
 	"\bLinkSpec\x12\x12\n" +
 	"\x04peer\x18\x01 \x01(\tR\x04peer\x128\n" +
 	"\x04role\x18\x02 \x01(\x0e2$.sealane.federation.v1.LinkSpec.RoleR\x04role\x12\x1c\n" +
@@ -2763,12 +2959,13 @@ const file_federation_v1_federation_proto_rawDesc = "" +
 	"\x05grant\x18\x04 \x01(\v2\x1c.sealane.federation.v1.GrantR\x05grant\x12\x19\n" +
 	"\bpeer_key\x18\x05 \x01(\tR\apeerKey\x12%\n" +
 	"\x0efailover_group\x18\x06 \x01(\tR\rfailoverGroup\x12\x1a\n" +
-	"\bpriority\x18\a \x01(\x05R\bpriority\"2\n" +
+	"\bpriority\x18\a \x01(\x05R\bpriority\x12\x14\n" +
+	"\x05spoke\x18\b \x01(\bR\x05spoke\"2\n" +
 	"\x04Role\x12\x14\n" +
 	"\x10ROLE_UNSPECIFIED\x10\x00\x12\b\n" +
 	"\x04DIAL\x10\x01\x12\n" +
 	"\n" +
-	"\x06ACCEPT\x10\x02\"\xee\x04\n" +
+	"\x06ACCEPT\x10\x02\"\x8a\x05\n" +
 	"\n" +
 	"StreamSpec\x12\x18\n" +
 	"\aaccount\x18\x01 \x01(\tR\aaccount\x12\x12\n" +
@@ -2786,7 +2983,8 @@ const file_federation_v1_federation_proto_rawDesc = "" +
 	"\x10duplicate_window\x18\v \x01(\x03R\x0fduplicateWindow\x12\x16\n" +
 	"\x06retain\x18\f \x01(\bR\x06retain\x127\n" +
 	"\asources\x18\r \x03(\v2\x1d.sealane.federation.v1.SourceR\asources\x12>\n" +
-	"\ttransform\x18\x0e \x01(\v2 .sealane.federation.v1.TransformR\ttransform\"5\n" +
+	"\ttransform\x18\x0e \x01(\v2 .sealane.federation.v1.TransformR\ttransform\x12\x1a\n" +
+	"\breplicas\x18\x0f \x01(\x05R\breplicas\"5\n" +
 	"\tRetention\x12\n" +
 	"\n" +
 	"\x06LIMITS\x10\x00\x12\f\n" +
@@ -2846,7 +3044,7 @@ func file_federation_v1_federation_proto_rawDescGZIP() []byte {
 }
 
 var file_federation_v1_federation_proto_enumTypes = make([]protoimpl.EnumInfo, 4)
-var file_federation_v1_federation_proto_msgTypes = make([]protoimpl.MessageInfo, 29)
+var file_federation_v1_federation_proto_msgTypes = make([]protoimpl.MessageInfo, 30)
 var file_federation_v1_federation_proto_goTypes = []any{
 	(Health)(0),               // 0: sealane.federation.v1.Health
 	(PartStatus_State)(0),     // 1: sealane.federation.v1.PartStatus.State
@@ -2873,14 +3071,15 @@ var file_federation_v1_federation_proto_goTypes = []any{
 	(*FlowHealth)(nil),        // 22: sealane.federation.v1.FlowHealth
 	(*Part)(nil),              // 23: sealane.federation.v1.Part
 	(*BrokerSpec)(nil),        // 24: sealane.federation.v1.BrokerSpec
-	(*AccountSpec)(nil),       // 25: sealane.federation.v1.AccountSpec
-	(*Import)(nil),            // 26: sealane.federation.v1.Import
-	(*AccountLimits)(nil),     // 27: sealane.federation.v1.AccountLimits
-	(*LinkSpec)(nil),          // 28: sealane.federation.v1.LinkSpec
-	(*StreamSpec)(nil),        // 29: sealane.federation.v1.StreamSpec
-	(*Source)(nil),            // 30: sealane.federation.v1.Source
-	(*Transform)(nil),         // 31: sealane.federation.v1.Transform
-	(*OutletSpec)(nil),        // 32: sealane.federation.v1.OutletSpec
+	(*Autoscaling)(nil),       // 25: sealane.federation.v1.Autoscaling
+	(*AccountSpec)(nil),       // 26: sealane.federation.v1.AccountSpec
+	(*Import)(nil),            // 27: sealane.federation.v1.Import
+	(*AccountLimits)(nil),     // 28: sealane.federation.v1.AccountLimits
+	(*LinkSpec)(nil),          // 29: sealane.federation.v1.LinkSpec
+	(*StreamSpec)(nil),        // 30: sealane.federation.v1.StreamSpec
+	(*Source)(nil),            // 31: sealane.federation.v1.Source
+	(*Transform)(nil),         // 32: sealane.federation.v1.Transform
+	(*OutletSpec)(nil),        // 33: sealane.federation.v1.OutletSpec
 }
 var file_federation_v1_federation_proto_depIdxs = []int32{
 	10, // 0: sealane.federation.v1.AgentMessage.hello:type_name -> sealane.federation.v1.Hello
@@ -2903,29 +3102,30 @@ var file_federation_v1_federation_proto_depIdxs = []int32{
 	0,  // 17: sealane.federation.v1.LinkHealth.state:type_name -> sealane.federation.v1.Health
 	0,  // 18: sealane.federation.v1.FlowHealth.state:type_name -> sealane.federation.v1.Health
 	24, // 19: sealane.federation.v1.Part.broker:type_name -> sealane.federation.v1.BrokerSpec
-	25, // 20: sealane.federation.v1.Part.account:type_name -> sealane.federation.v1.AccountSpec
-	28, // 21: sealane.federation.v1.Part.link:type_name -> sealane.federation.v1.LinkSpec
-	29, // 22: sealane.federation.v1.Part.stream:type_name -> sealane.federation.v1.StreamSpec
-	32, // 23: sealane.federation.v1.Part.outlet:type_name -> sealane.federation.v1.OutletSpec
-	26, // 24: sealane.federation.v1.AccountSpec.imports:type_name -> sealane.federation.v1.Import
-	27, // 25: sealane.federation.v1.AccountSpec.limits:type_name -> sealane.federation.v1.AccountLimits
-	2,  // 26: sealane.federation.v1.LinkSpec.role:type_name -> sealane.federation.v1.LinkSpec.Role
-	20, // 27: sealane.federation.v1.LinkSpec.grant:type_name -> sealane.federation.v1.Grant
-	3,  // 28: sealane.federation.v1.StreamSpec.retention:type_name -> sealane.federation.v1.StreamSpec.Retention
-	30, // 29: sealane.federation.v1.StreamSpec.sources:type_name -> sealane.federation.v1.Source
-	31, // 30: sealane.federation.v1.StreamSpec.transform:type_name -> sealane.federation.v1.Transform
-	31, // 31: sealane.federation.v1.Source.transforms:type_name -> sealane.federation.v1.Transform
-	4,  // 32: sealane.federation.v1.Enrolment.Enrol:input_type -> sealane.federation.v1.EnrolRequest
-	6,  // 33: sealane.federation.v1.Federation.Renew:input_type -> sealane.federation.v1.RenewRequest
-	8,  // 34: sealane.federation.v1.Federation.Sync:input_type -> sealane.federation.v1.AgentMessage
-	5,  // 35: sealane.federation.v1.Enrolment.Enrol:output_type -> sealane.federation.v1.EnrolResponse
-	7,  // 36: sealane.federation.v1.Federation.Renew:output_type -> sealane.federation.v1.RenewResponse
-	9,  // 37: sealane.federation.v1.Federation.Sync:output_type -> sealane.federation.v1.HubMessage
-	35, // [35:38] is the sub-list for method output_type
-	32, // [32:35] is the sub-list for method input_type
-	32, // [32:32] is the sub-list for extension type_name
-	32, // [32:32] is the sub-list for extension extendee
-	0,  // [0:32] is the sub-list for field type_name
+	26, // 20: sealane.federation.v1.Part.account:type_name -> sealane.federation.v1.AccountSpec
+	29, // 21: sealane.federation.v1.Part.link:type_name -> sealane.federation.v1.LinkSpec
+	30, // 22: sealane.federation.v1.Part.stream:type_name -> sealane.federation.v1.StreamSpec
+	33, // 23: sealane.federation.v1.Part.outlet:type_name -> sealane.federation.v1.OutletSpec
+	25, // 24: sealane.federation.v1.BrokerSpec.autoscaling:type_name -> sealane.federation.v1.Autoscaling
+	27, // 25: sealane.federation.v1.AccountSpec.imports:type_name -> sealane.federation.v1.Import
+	28, // 26: sealane.federation.v1.AccountSpec.limits:type_name -> sealane.federation.v1.AccountLimits
+	2,  // 27: sealane.federation.v1.LinkSpec.role:type_name -> sealane.federation.v1.LinkSpec.Role
+	20, // 28: sealane.federation.v1.LinkSpec.grant:type_name -> sealane.federation.v1.Grant
+	3,  // 29: sealane.federation.v1.StreamSpec.retention:type_name -> sealane.federation.v1.StreamSpec.Retention
+	31, // 30: sealane.federation.v1.StreamSpec.sources:type_name -> sealane.federation.v1.Source
+	32, // 31: sealane.federation.v1.StreamSpec.transform:type_name -> sealane.federation.v1.Transform
+	32, // 32: sealane.federation.v1.Source.transforms:type_name -> sealane.federation.v1.Transform
+	4,  // 33: sealane.federation.v1.Enrolment.Enrol:input_type -> sealane.federation.v1.EnrolRequest
+	6,  // 34: sealane.federation.v1.Federation.Renew:input_type -> sealane.federation.v1.RenewRequest
+	8,  // 35: sealane.federation.v1.Federation.Sync:input_type -> sealane.federation.v1.AgentMessage
+	5,  // 36: sealane.federation.v1.Enrolment.Enrol:output_type -> sealane.federation.v1.EnrolResponse
+	7,  // 37: sealane.federation.v1.Federation.Renew:output_type -> sealane.federation.v1.RenewResponse
+	9,  // 38: sealane.federation.v1.Federation.Sync:output_type -> sealane.federation.v1.HubMessage
+	36, // [36:39] is the sub-list for method output_type
+	33, // [33:36] is the sub-list for method input_type
+	33, // [33:33] is the sub-list for extension type_name
+	33, // [33:33] is the sub-list for extension extendee
+	0,  // [0:33] is the sub-list for field type_name
 }
 
 func init() { file_federation_v1_federation_proto_init() }
@@ -2956,7 +3156,7 @@ func file_federation_v1_federation_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_federation_v1_federation_proto_rawDesc), len(file_federation_v1_federation_proto_rawDesc)),
 			NumEnums:      4,
-			NumMessages:   29,
+			NumMessages:   30,
 			NumExtensions: 0,
 			NumServices:   2,
 		},

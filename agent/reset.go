@@ -2,6 +2,7 @@ package agent
 
 import (
 	"context"
+	"crypto/rand"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -9,7 +10,6 @@ import (
 	"strings"
 
 	"github.com/nats-io/nats.go"
-	"github.com/nats-io/nuid"
 	"golang.org/x/sync/singleflight"
 
 	federationv1 "github.com/sealane/sealane/api/federation/v1"
@@ -123,7 +123,7 @@ func (f fences) serve(nc *nats.Conn, m *nats.Msg) {
 			if len(f) >= maxFences {
 				clear(f)
 			}
-			f[m.Subject] = nuid.Next()
+			f[m.Subject] = rand.Text()
 		}
 		answer := nats.NewMsg(m.Reply)
 		answer.Header.Set(fenceHeader, f[m.Subject])

@@ -17,7 +17,9 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
+	"github.com/sealane/sealane/api/v1alpha1"
 	"github.com/sealane/sealane/cmd/sealane/hubapi"
 )
 
@@ -73,6 +75,27 @@ func TestBuiltinManifests(t *testing.T) {
 	}
 	if files, _ := filepath.Glob(filepath.Join(dir, "*.yaml")); len(files) != 6 {
 		t.Errorf("%d files written", len(files))
+	}
+}
+
+// TestReadyAsIs: what was said of an older generation does not count.
+func TestReadyAsIs(t *testing.T) {
+	b := &v1alpha1.Bridge{}
+	b.Name, b.Generation = "news", 2
+	if readyAsIs(b) == nil {
+		t.Error("a bridge of which nothing is said is taken for Ready")
+	}
+	b.Status.Conditions = []metav1.Condition{{Type: v1alpha1.ConditionReady, Status: metav1.ConditionTrue, ObservedGeneration: 1}}
+	if readyAsIs(b) == nil {
+		t.Error("the word on generation 1 is taken for one on generation 2")
+	}
+	b.Status.Conditions[0].ObservedGeneration = 2
+	if err := readyAsIs(b); err != nil {
+		t.Error(err)
+	}
+	b.Status.Conditions[0].Status = metav1.ConditionFalse
+	if readyAsIs(b) == nil {
+		t.Error("not Ready is taken for Ready")
 	}
 }
 

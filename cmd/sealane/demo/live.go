@@ -18,6 +18,10 @@ const (
 	arriveWithin = 5 * time.Second
 	// settle is how long nothing more must arrive before "exactly once" is said.
 	settle = 500 * time.Millisecond
+	// newsPrefix begins the subjects that the bridge news carries, and afterPrefix
+	// those that it carries after the hub came back.
+	newsPrefix  = "news."
+	afterPrefix = "after."
 )
 
 // pause waits, unless ctx ends.
@@ -65,9 +69,10 @@ func listen(nc *nats.Conn, subject string) (t *tally, stop func(), err error) {
 
 // fanOut publishes one event at each member and checks that each member heard
 // each event exactly once. Interest in a subject takes a moment to travel, so
-// before that it publishes others until all have heard from all.
-func (s *story) fanOut(ctx context.Context, limit time.Duration) (warm, slowest time.Duration, err error) {
-	subject := "news." + nats.NewInbox()[len("_INBOX."):]
+// before that it publishes others until all have heard from all. The prefix of the
+// subject ends in a dot.
+func (s *story) fanOut(ctx context.Context, prefix string, limit time.Duration) (warm, slowest time.Duration, err error) {
+	subject := prefix + nats.NewInbox()[len("_INBOX."):]
 	heard := map[string]*tally{}
 	conns := map[string]*nats.Conn{}
 	for _, m := range s.fed.members {
@@ -148,7 +153,7 @@ func (s *story) fanOut(ctx context.Context, limit time.Duration) (warm, slowest 
 }
 
 func (s *story) events(ctx context.Context) (string, error) {
-	warm, slowest, err := s.fanOut(ctx, 10*time.Second)
+	warm, slowest, err := s.fanOut(ctx, newsPrefix, 10*time.Second)
 	if err != nil {
 		return "", err
 	}

@@ -30,9 +30,9 @@ var rules = []struct {
 }{
 	{
 		name:      "the wire and the journal stand on the wire alone",
-		packages:  []string{"./api/federation/...", "./api/journal/..."},
+		packages:  []string{"./api/federation/...", "./api/journal/...", "./api/broker/..."},
 		forbidden: []string{module, "k8s.io", "sigs.k8s.io"},
-		allowed:   []string{module + "/api/federation", module + "/api/journal"},
+		allowed:   []string{module + "/api/federation", module + "/api/journal", module + "/api/broker"},
 	},
 	{
 		name:      "the resources stand on their own",
@@ -56,7 +56,7 @@ var rules = []struct {
 		name:      "the agent is lean: no Kubernetes and no etcd",
 		packages:  []string{"./broker/...", "./agent/...", "./cmd/sealane-agent"},
 		forbidden: []string{module, "k8s.io", "sigs.k8s.io", "go.etcd.io"},
-		allowed:   []string{module + "/api/federation", module + "/api/journal", module + "/broker", module + "/agent", module + "/cmd/sealane-agent"},
+		allowed:   []string{module + "/api/federation", module + "/api/journal", module + "/api/broker", module + "/broker", module + "/agent", module + "/cmd/sealane-agent"},
 	},
 	{
 		name:      "the command line talks to the hub's API and runs nothing itself",

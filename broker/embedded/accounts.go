@@ -178,19 +178,24 @@ func (b *book) verify(ctx context.Context, srv *server.Server, names []string, e
 // inEffect returns nil if the server does what the account's token says.
 func (b *book) inEffect(srv *server.Server, name string) error {
 	key := b.keyring.Account(name).Public
+	return inEffect(srv, b.says, key, b.tokens[key], b.wanted[name], b.label)
+}
+
+// inEffect returns nil if the server does what the token of the account with that
+// key says, which is want.
+func inEffect(srv *server.Server, says *serverLog, key, token string, want *jwt.AccountClaims, label func(string) string) error {
 	z, err := srv.Accountz(&server.AccountzOptions{Account: key})
 	if err != nil {
 		return err
 	}
 	info := z.Account
-	want := b.wanted[name]
 	switch {
-	case info.Jwt != b.tokens[key]:
+	case info.Jwt != token:
 		return errors.New("the server has other claims")
 	case info.Expired:
 		return errors.New("the account is expired")
-	case b.says.jetstreamProblem(key) != "":
-		return fmt.Errorf("its limits are not in effect: %s (NATS reserves the storage and memory limits of accounts: all together must fit into the broker's)", b.says.jetstreamProblem(key))
+	case says.jetstreamProblem(key) != "":
+		return fmt.Errorf("its limits are not in effect: %s (NATS reserves the storage and memory limits of accounts: all together must fit into the broker's)", says.jetstreamProblem(key))
 	case want.Limits.IsJSEnabled() && !info.JetStream:
 		return errors.New("JetStream is not enabled for the account")
 	}
@@ -203,7 +208,7 @@ func (b *book) inEffect(srv *server.Server, name string) error {
 	var missing []string
 	for _, i := range want.Imports {
 		if i.Type == jwt.Stream && !have[i.Account+" "+string(i.Subject)] {
-			missing = append(missing, fmt.Sprintf("%q from %q", i.Subject, b.label(i.Account)))
+			missing = append(missing, fmt.Sprintf("%q from %q", i.Subject, label(i.Account)))
 		}
 	}
 	switch {
@@ -215,7 +220,7 @@ func (b *book) inEffect(srv *server.Server, name string) error {
 	}
 	for _, i := range info.Imports {
 		if i.Invalid {
-			return fmt.Errorf("the import of %q from %q is without effect", i.Subject, b.label(i.Account))
+			return fmt.Errorf("the import of %q from %q is without effect", i.Subject, label(i.Account))
 		}
 	}
 	return nil

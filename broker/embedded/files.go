@@ -122,8 +122,8 @@ func (l *listener) resolve(chosen int) {
 // writeCreds writes the credentials of a remote and returns their path. Another
 // token gives another path, and so another remote: it connects anew instead of
 // going on with what it was let in with.
-func writeCreds(dir string, k *broker.Keyring, r broker.Remote) (string, error) {
-	content, err := broker.FormatCreds(r.JWT, k.LinkUser())
+func writeCreds(dir string, user broker.KeyPair, r broker.Remote) (string, error) {
+	content, err := broker.FormatCreds(r.JWT, user)
 	if err != nil {
 		return "", fmt.Errorf("the peer's grant cannot be used: %w", err)
 	}

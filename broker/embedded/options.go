@@ -47,6 +47,21 @@ type serverOptions struct {
 	linkWS    listener
 	clientTLS *tls.Config
 	remotes   []*server.RemoteLeafOpts
+	// cluster is what makes the server one of several; nil: it stands alone.
+	cluster *clusterOptions
+}
+
+// clusterOptions say how a server finds the others of its cluster.
+type clusterOptions struct {
+	// serverName is unique in the federation and new whenever the server's data is.
+	serverName string
+	listen     listener
+	// routes name every server, also this one: without a route NATS does not make a
+	// cluster of one.
+	routes []string
+	tls    *tls.Config
+	// lameDuck is over how long clients are let go.
+	lameDuck time.Duration
 }
 
 // build makes the whole options anew: the server changes the ones that it is
@@ -102,24 +117,47 @@ func (o serverOptions) build() *server.Options {
 		so.Websocket.HandshakeTimeout = time.Duration(leafTLSSeconds) * time.Second
 	}
 	so.LeafNode.Remotes = cloneRemotes(o.remotes)
+	if o.cluster != nil {
+		o.cluster.apply(so)
+	}
 	return so
 }
 
-// remoteOptions makes the options of one remote; creds is the path of its
-// credentials.
-func remoteOptions(k *broker.Keyring, c broker.Config, r broker.Remote, creds string) (*server.RemoteLeafOpts, error) {
+func (c *clusterOptions) apply(so *server.Options) {
+	so.ServerName = c.serverName
+	so.LameDuckDuration = c.lameDuck
+	so.Cluster.Host, so.Cluster.Port = c.listen.host, c.listen.port
+	so.Cluster.TLSConfig = acceptTLS(c.tls)
+	so.Cluster.TLSTimeout = leafTLSSeconds
+	// Clients and peers find the servers by the names that they were given.
+	so.Cluster.NoAdvertise = true
+	// With a pool of routes the first request of a fresh connection can go out
+	// before the others know where to answer.
+	so.Cluster.PoolSize = -1
+	for _, r := range c.routes {
+		so.Routes = append(so.Routes, &url.URL{Scheme: "nats-route", Host: r})
+	}
+}
+
+// remoteAccount is the name of the local account of a remote.
+func remoteAccount(r broker.Remote) string {
+	if r.Out {
+		return federationv1.OutAccount(r.Peer)
+	}
+	return federationv1.InAccount(r.Peer)
+}
+
+// remoteOptions makes the options of one remote; account is the public key of its
+// local account, creds the path of its credentials.
+func remoteOptions(account string, c broker.Config, r broker.Remote, creds string) (*server.RemoteLeafOpts, error) {
 	urls, err := endpointURLs(r.Endpoints)
 	if err != nil {
 		return nil, err
 	}
-	account := federationv1.InAccount(r.Peer)
-	if r.Out {
-		account = federationv1.OutAccount(r.Peer)
-	}
 	t := linkTLS(c.TLS)
 	t.ServerName = federationv1.MemberDNSName(c.TrustDomain, r.Peer)
 	return &server.RemoteLeafOpts{
-		LocalAccount: k.Account(account).Public,
+		LocalAccount: account,
 		URLs:         urls,
 		NoRandomize:  true,
 		Credentials:  creds,

@@ -92,7 +92,7 @@ func New(o Options) (*Runtime, error) {
 	if !r.client.enabled() {
 		return nil, errors.New("embedded broker: ClientListen is required")
 	}
-	r.operator = operatorClaims(o.Keyring)
+	r.operator = keyringOperator(o.Keyring)
 	for _, d := range []string{r.jwtDir(), r.linksDir(), r.storeDir()} {
 		if err := os.MkdirAll(d, 0o700); err != nil {
 			return nil, err
@@ -113,16 +113,22 @@ func (r *Runtime) linksDir() string  { return filepath.Join(r.dir, "links") }
 func (r *Runtime) storeDir() string  { return filepath.Join(r.dir, "js") }
 func (r *Runtime) portsFile() string { return filepath.Join(r.dir, "ports.json") }
 
+func keyringOperator(k *broker.Keyring) *jwt.OperatorClaims {
+	var spares []string
+	for _, s := range k.SpareSigners() {
+		spares = append(spares, s.Public)
+	}
+	return operatorClaims(k.Operator().Public, spares, k.Account(broker.SystemAccount).Public)
+}
+
 // operatorClaims cannot be reloaded: the system account and the spare signing
 // keys are in them from the first start.
-func operatorClaims(k *broker.Keyring) *jwt.OperatorClaims {
-	c := jwt.NewOperatorClaims(k.Operator().Public)
+func operatorClaims(operator string, spares []string, system string) *jwt.OperatorClaims {
+	c := jwt.NewOperatorClaims(operator)
 	c.Name = "member"
-	c.Issuer = k.Operator().Public
-	c.SystemAccount = k.Account(broker.SystemAccount).Public
-	for _, s := range k.SpareSigners() {
-		c.SigningKeys.Add(s.Public)
-	}
+	c.Issuer = operator
+	c.SystemAccount = system
+	c.SigningKeys.Add(spares...)
 	return c
 }
 
@@ -198,10 +204,10 @@ func (r *Runtime) serverOptions(c broker.Config) (so serverOptions, creds map[st
 	}
 	creds = map[string]bool{}
 	for _, remote := range c.Remotes {
-		path, err := writeCreds(r.linksDir(), r.opts.Keyring, remote)
+		path, err := writeCreds(r.linksDir(), r.opts.Keyring.LinkUser(), remote)
 		var ro *server.RemoteLeafOpts
 		if err == nil {
-			ro, err = remoteOptions(r.opts.Keyring, c, remote, path)
+			ro, err = remoteOptions(r.opts.Keyring.Account(remoteAccount(remote)).Public, c, remote, path)
 		}
 		if err != nil {
 			bad = append(bad, &broker.RemoteError{Peer: remote.Peer, Err: err})

@@ -1,0 +1,27 @@
+//go:build linux || darwin || freebsd
+
+package embedded
+
+import (
+	"runtime"
+	"syscall"
+)
+
+// diskSpace is what is free for us and what there is of the disk that holds dir.
+func diskSpace(dir string) (free, size int64) {
+	var s syscall.Statfs_t
+	if err := syscall.Statfs(dir, &s); err != nil {
+		return 0, 0
+	}
+	return int64(s.Bavail) * int64(s.Bsize), int64(s.Blocks) * int64(s.Bsize) //nolint:unconvert,gosec // types differ between systems
+}
+
+// processorTime is how long this process has run, in nanoseconds, and on how many
+// processors it may.
+func processorTime() (nanos int64, processors float64) {
+	var u syscall.Rusage
+	if err := syscall.Getrusage(syscall.RUSAGE_SELF, &u); err != nil {
+		return 0, 0
+	}
+	return u.Utime.Nano() + u.Stime.Nano(), float64(runtime.GOMAXPROCS(0))
+}

@@ -42,15 +42,23 @@ type member struct {
 	links string // where it accepts links, behind the proxy
 }
 
-// newFederation starts a hub.
+// newFederation starts a hub with an API server of its own.
 func newFederation(t testing.TB) *federation {
 	t.Helper()
 	f := &federation{t: t, dir: t.TempDir(), address: freeAddress(t), members: map[string]*member{}}
-	data := filepath.Join(f.dir, "hub")
-	f.hub = start(t, data, "sealane-hub", "--embedded", "--data", data, "--listen", f.address,
-		"--advertise", f.address, "--api-listen", freeAddress(t), "--metrics-listen", "")
-	kubeconfig := filepath.Join(data, "kubeconfig")
-	eventually(t, 60*time.Second, "the hub serves its API", func() error {
+	f.startHub(f.kubeconfig(), "--embedded", "--api-listen", freeAddress(t))
+	return f
+}
+
+func (f *federation) data() string       { return filepath.Join(f.dir, "hub") }
+func (f *federation) kubeconfig() string { return filepath.Join(f.data(), "kubeconfig") }
+
+// startHub starts a hub whose API server the kubeconfig names, once it runs.
+func (f *federation) startHub(kubeconfig string, args ...string) {
+	f.t.Helper()
+	f.hub = start(f.t, f.data(), "sealane-hub", append([]string{"--data", f.data(), "--listen", f.address,
+		"--advertise", f.address, "--metrics-listen", ""}, args...)...)
+	eventually(f.t, 60*time.Second, "the hub serves its API", func() error {
 		config, err := clientcmd.BuildConfigFromFlags("", kubeconfig)
 		if err != nil {
 			return err
@@ -67,13 +75,12 @@ func newFederation(t testing.TB) *federation {
 			&v1alpha1.MessagingTopologyList{}, &v1alpha1.MemberClusterList{}, &v1alpha1.JoinTokenList{},
 			&v1alpha1.StreamList{}, &v1alpha1.BridgeList{},
 		} {
-			if err := f.kube.List(t.Context(), kind); err != nil {
+			if err := f.kube.List(f.t.Context(), kind); err != nil {
 				return err
 			}
 		}
 		return nil
 	})
-	return f
 }
 
 // token makes a join token and returns its text.

@@ -121,6 +121,29 @@ func (p *process) stop() {
 	p.cmd = nil
 }
 
+// exits waits until the program ends by itself, and returns its exit status.
+func (p *process) exits() int {
+	p.t.Helper()
+	select {
+	case <-p.done:
+	case <-time.After(60 * time.Second):
+		p.t.Fatalf("%s goes on:\n%s", p.name, p.logged())
+	}
+	code := p.cmd.ProcessState.ExitCode()
+	p.cmd = nil
+	return code
+}
+
+// logged is what the program has said so far.
+func (p *process) logged() string {
+	p.t.Helper()
+	out, err := os.ReadFile(p.log)
+	if err != nil {
+		p.t.Fatal(err)
+	}
+	return string(out)
+}
+
 func tail(log []byte, lines int) string {
 	all := strings.Split(strings.TrimRight(string(log), "\n"), "\n")
 	return strings.Join(all[max(0, len(all)-lines):], "\n")

@@ -78,11 +78,20 @@ func (f *federation) shape(r *rand.Rand, accepting, dialing []string) {
 	}
 	t.Logf("members %v, edges %v", members, edges)
 	world := topology([]v1alpha1.LinkRule{{Name: "edges", Type: v1alpha1.LinkEdges, Edges: edges}}, members...)
-	objects := []client.Object{world}
 	var flows []flow
 	for i := range 3 + r.IntN(4) {
-		flow := randomFlow(r, i, members)
-		flows = append(flows, flow)
+		flows = append(flows, randomFlow(r, i, members))
+	}
+	f.play(world, members, flows...)
+}
+
+// play applies a topology with bridges, checks them with messages, and takes
+// everything away again.
+func (f *federation) play(world *v1alpha1.MessagingTopology, members []string, flows ...flow) {
+	t := f.t
+	t.Helper()
+	objects := []client.Object{world}
+	for _, flow := range flows {
 		objects = append(objects, flow.objects()...)
 	}
 	f.create(objects...)
@@ -99,12 +108,18 @@ func (f *federation) shape(r *rand.Rand, accepting, dialing []string) {
 	for _, nc := range conns {
 		nc.Close()
 	}
+	f.clear(members, objects...)
+}
+
+// clear deletes objects and waits until the members hold nothing any more.
+func (f *federation) clear(members []string, objects ...client.Object) {
+	f.t.Helper()
 	slices.Reverse(objects)
 	f.delete(objects...)
 	for _, m := range members {
 		object := &v1alpha1.MemberCluster{ObjectMeta: metav1.ObjectMeta{Name: m}}
-		eventually(t, 60*time.Second, m+" lets go of everything", func() error {
-			if err := f.kube.Get(t.Context(), client.ObjectKeyFromObject(object), object); err != nil {
+		eventually(f.t, 60*time.Second, m+" lets go of everything", func() error {
+			if err := f.kube.Get(f.t.Context(), client.ObjectKeyFromObject(object), object); err != nil {
 				return err
 			}
 			if s := object.Status; s.HeldHash != s.DesiredHash || s.Parts != "0/0" {

@@ -5,9 +5,72 @@ import (
 	"time"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/sealane/sealane/api/v1alpha1"
 )
+
+// TestShapes makes one federation a ring, a chain and a tree, and checks in each
+// that messages take exactly the ways that its links open.
+func TestShapes(t *testing.T) {
+	t.Parallel()
+	f := newFederation(t)
+	all := []string{"berlin", "cairo", "denver", "oslo", "tokyo"}
+	f.join(all...)
+	in := func(t *testing.T) *federation {
+		round := *f
+		round.t = t
+		return &round
+	}
+	t.Run("ring", func(t *testing.T) {
+		f := in(t)
+		world := topology([]v1alpha1.LinkRule{{Name: "ring", Type: v1alpha1.LinkRing, Groups: []string{"all"}, Order: []string{"tokyo", "berlin", "oslo"}}}, all...)
+		f.play(world, all,
+			flow{name: "everywhere", kind: v1alpha1.BridgeEvents, from: all, to: all},
+			flow{name: "asked", kind: v1alpha1.BridgeRequests, from: []string{"tokyo", "oslo"}, to: []string{"cairo", "berlin"}},
+			flow{name: "gathered", kind: v1alpha1.BridgeStream, from: []string{"tokyo", "berlin", "oslo"}, to: []string{"cairo", "denver"}},
+		)
+	})
+	t.Run("chain", func(t *testing.T) {
+		f := in(t)
+		world := topology([]v1alpha1.LinkRule{{Name: "chain", Type: v1alpha1.LinkChain, Groups: []string{"all"}, Order: []string{"oslo", "denver", "tokyo", "berlin", "cairo"}}}, all...)
+		oslo, cairo := []string{"oslo"}, []string{"cairo"}
+		f.play(world, all, // between the ends, through three members that see nothing of it
+			flow{name: "far", kind: v1alpha1.BridgeEvents, from: oslo, to: cairo},
+			flow{name: "changed", kind: v1alpha1.BridgeEvents, from: []string{"oslo", "denver"}, to: cairo, renamed: true},
+			flow{name: "asked", kind: v1alpha1.BridgeRequests, from: cairo, to: oslo},
+			flow{name: "copied", kind: v1alpha1.BridgeStream, from: oslo, to: cairo},
+		)
+	})
+	t.Run("nearest", func(t *testing.T) {
+		f := in(t)
+		for member, region := range map[string]string{"berlin": "europe", "oslo": "europe", "cairo": "europe", "tokyo": "asia", "denver": "asia"} {
+			m := &v1alpha1.MemberCluster{ObjectMeta: metav1.ObjectMeta{Name: member}}
+			patch := client.RawPatch(types.MergePatchType, []byte(`{"metadata":{"labels":{"topology.kubernetes.io/region":"`+region+`"}}}`))
+			if err := f.kube.Patch(t.Context(), m, patch); err != nil {
+				t.Fatal(err)
+			}
+		}
+		world := topology([]v1alpha1.LinkRule{
+			{Name: "core", Type: v1alpha1.LinkMesh, Groups: []string{"all"}},
+			{Name: "sites", Type: v1alpha1.LinkHubAndSpoke, HubAndSpoke: &v1alpha1.HubAndSpoke{Hubs: "all", Spokes: "sites", Parents: v1alpha1.ParentsNearest}},
+		}, "berlin", "tokyo")
+		world.Spec.Groups = append(world.Spec.Groups, v1alpha1.Group{Name: "sites", Clusters: []string{"cairo", "denver", "oslo"}})
+		f.create(world)
+		f.ready(world)
+		for site, parents := range map[string][2]string{"oslo": {"berlin", "tokyo"}, "cairo": {"berlin", "tokyo"}, "denver": {"tokyo", "berlin"}} {
+			f.linkState(site, parents[0], v1alpha1.LinkUp)
+			f.linkState(site, parents[1], v1alpha1.LinkStandby)
+		}
+		f.clear(all, world)
+		world.ResourceVersion = ""
+		f.play(world, all,
+			flow{name: "everywhere", kind: v1alpha1.BridgeEvents, from: all, to: all},
+			flow{name: "across", kind: v1alpha1.BridgeStream, from: []string{"oslo", "denver"}, to: []string{"cairo", "denver"}},
+		)
+	})
+}
 
 // TestFailover cuts a spoke from the parent it uses: it must go on through the
 // other, and a durable bridge must lose and double nothing over the change.

@@ -44,6 +44,7 @@ type Reconciler struct {
 	fleet  fleet
 	log    *slog.Logger
 	writer *statusWriter
+	keeper *keeper
 
 	planDirty, statusDirty chan struct{} // one slot each
 	current                atomic.Pointer[round]
@@ -63,14 +64,14 @@ type round struct {
 }
 
 // NewReconciler returns a Reconciler for the resources in c, which somebody else
-// starts.
-func NewReconciler(c cluster.Cluster, f *Fleet, log *slog.Logger) *Reconciler {
-	return newReconciler(c, f, log)
+// starts. It keeps in a file what is in effect, for the next start.
+func NewReconciler(c cluster.Cluster, f *Fleet, file string, log *slog.Logger) *Reconciler {
+	return newReconciler(c, f, file, log)
 }
 
-func newReconciler(c cluster.Cluster, f fleet, log *slog.Logger) *Reconciler {
+func newReconciler(c cluster.Cluster, f fleet, file string, log *slog.Logger) *Reconciler {
 	r := &Reconciler{
-		cache: c.GetCache(), fleet: f, log: log,
+		cache: c.GetCache(), fleet: f, log: log, keeper: newKeeper(file, log),
 		planDirty: make(chan struct{}, 1), statusDirty: make(chan struct{}, 1),
 	}
 	r.writer = newStatusWriter(c.GetClient(), log, func() { nudge(r.statusDirty) })
@@ -92,6 +93,7 @@ func (r *Reconciler) Run(ctx context.Context) error {
 	var running sync.WaitGroup
 	running.Go(func() { r.plans(ctx) })
 	running.Go(func() { r.statuses(ctx) })
+	running.Go(func() { r.keeper.run(ctx) })
 	running.Go(func() { r.writer.run(ctx) })
 	running.Wait()
 	return nil
@@ -101,6 +103,7 @@ func (r *Reconciler) Run(ctx context.Context) error {
 func (r *Reconciler) plans(ctx context.Context) {
 	g := &gatherer{reader: r.cache}
 	var plan *topology.Plan
+	inEffect, nowhere := r.keeper.read()
 	for await(ctx, r.planDirty, nil, 0) {
 		began := time.Now()
 		in, err := g.gather(ctx)
@@ -112,8 +115,16 @@ func (r *Reconciler) plans(ctx context.Context) {
 			pause(ctx, time.Second)
 			continue
 		}
-		plan = topology.Recompile(plan, in)
+		if plan == nil {
+			first := in
+			first.InEffect, first.Nowhere = inEffect, nowhere
+			inEffect, nowhere = nil, nil
+			plan = topology.Compile(first)
+		} else {
+			plan = topology.Recompile(plan, in)
+		}
 		r.fleet.Publish(plan)
+		r.keeper.offer(plan)
 		r.current.Store(&round{plan, in})
 		nudge(r.statusDirty)
 		pause(ctx, max(planInterval, time.Since(began)))

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"log/slog"
 	"maps"
+	"path/filepath"
 	"strings"
 	"sync"
 	"testing"
@@ -30,6 +31,7 @@ type stage struct {
 	fleet  *scripted
 	stop   func() // of the Reconciler, and waits for it
 	queue  int    // of the writer, if it shall be another than usual
+	kept   string // the file with what is in effect
 }
 
 // scripted is a fleet by script.
@@ -144,7 +146,7 @@ func newStopped(t *testing.T) *stage {
 			t.Error(err)
 		}
 	})
-	s := &stage{t: t, cfg: rest.CopyConfig(api.RESTConfig())}
+	s := &stage{t: t, cfg: rest.CopyConfig(api.RESTConfig()), kept: filepath.Join(dir, "in-effect")}
 	s.cfg.QPS = -1
 	return s
 }
@@ -162,7 +164,7 @@ func (s *stage) start() {
 		s.t.Fatal(err)
 	}
 	s.fleet = newScripted()
-	r := newReconciler(c, s.fleet, o.Log)
+	r := newReconciler(c, s.fleet, s.kept, o.Log)
 	if s.queue > 0 {
 		r.writer.jobs = make(chan job, s.queue)
 	}

@@ -62,7 +62,7 @@ func (o *Options) run(parts *stack, fleet *Fleet, authority *Authority) error {
 	if err := o.startServer(ctx, parts, fleet, authority, c, &where); err != nil {
 		return err
 	}
-	parts.start("reconciler", NewReconciler(c, fleet, o.Log).Run)
+	parts.start("reconciler", NewReconciler(c, fleet, filepath.Join(o.DataDir, "in-effect"), o.Log).Run)
 	select {
 	case <-fleet.planned:
 	case <-ctx.Done():

@@ -15,7 +15,9 @@ type bridgeStage struct {
 	checked  map[ObjectRef][]*bridge
 	problems []Problem
 	frozen   map[string]string
-	flows    []flowMemo
+	// holders are the members that may hold something of a bridge that is refused.
+	holders map[ObjectRef][]string
+	flows   []flowMemo
 }
 
 // bridgeStep is one pass over the bridges, the oldest first.
@@ -52,7 +54,7 @@ func newBridgeStage(s *streamStage, given []*v1alpha1.Bridge, past history, bann
 	var flows []flowMemo
 	for {
 		p := &bridgeStep{
-			bridgeStage: &bridgeStage{streams: s, given: given, checked: checked, frozen: map[string]string{}, flows: flows},
+			bridgeStage: &bridgeStage{streams: s, given: given, checked: checked, frozen: map[string]string{}, holders: map[ObjectRef][]string{}, flows: flows},
 			past:        past, old: old, suspects: suspects, banned: banned,
 			live: map[liveKey][]*bridge{}, durable: map[scope][]*bridge{}, use: s.use.clone(), owned: map[streamKey][]*bridge{},
 		}
@@ -100,8 +102,19 @@ func (p *bridgeStep) freeze(b *bridge, o, last *v1alpha1.Bridge) {
 	if last != nil {
 		placements = append(placements, last.Spec.From, last.Spec.To)
 	}
-	for _, m := range p.streams.world.concerns(o.Spec.Topology, placements...) {
-		p.frozen[m] = "Bridge " + refOf(KindBridge, o).path() + " is refused"
+	ref := refOf(KindBridge, o)
+	// Those that it passes through hold something of it, too: as it was, if that is
+	// known, or else as it would be now.
+	holders := p.streams.world.concerns(o.Spec.Topology, placements...)
+	if before, known := p.past.holders(ref); known {
+		holders = append(holders, before...)
+	} else {
+		holders = append(holders, p.streams.world.between(o.Spec.Topology, placements)...)
+	}
+	slices.Sort(holders)
+	p.holders[ref] = slices.Compact(holders)
+	for _, m := range p.holders[ref] {
+		p.frozen[m] = "Bridge " + ref.path() + " is refused"
 	}
 }
 

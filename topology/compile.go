@@ -7,6 +7,7 @@ import (
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
+	federationv1 "github.com/sealane/sealane/api/federation/v1"
 	"github.com/sealane/sealane/api/v1alpha1"
 )
 
@@ -29,7 +30,7 @@ func Compile(in Input) *Plan { return Recompile(nil, in) }
 // Prev is not changed but for caches that Recompile alone uses: one call at a
 // time may be given the same prev.
 func Recompile(prev *Plan, in Input) *Plan {
-	past := newHistory(prev, in.InEffect)
+	past := newHistory(prev, in)
 	members := slices.Clone(in.Members)
 	slices.SortFunc(members, func(a, b *v1alpha1.MemberCluster) int { return strings.Compare(a.Name, b.Name) })
 	topologies, streams, bridges := byAge(in.Topologies), byAge(in.Streams), byAge(in.Bridges)
@@ -51,6 +52,7 @@ func Recompile(prev *Plan, in Input) *Plan {
 		p, more := assemble(m, past)
 		if p != nil {
 			m.remember(past)
+			p.withhold(prev)
 			return p
 		}
 		maps.Copy(banned, more)
@@ -68,6 +70,9 @@ type memo struct {
 	effective map[ObjectRef]metav1.Object
 	// mayHold names the objects of which members may hold something.
 	mayHold map[ObjectRef]bool
+	// before holds, for each frozen member, the versions of its accounts and
+	// streams with everything that it must not lose; nil where they are not known.
+	before map[string]map[string]*federationv1.Part
 }
 
 // remember notes what history needs.

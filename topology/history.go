@@ -19,10 +19,13 @@ type history struct {
 	prev *memo
 	// kept holds the versions that the caller kept, without prev; nil: none were.
 	kept map[ObjectRef]metav1.Object
+	// nowhere are the objects that the caller knows to be on no member.
+	nowhere map[ObjectRef]bool
 }
 
-func newHistory(prev *Plan, kept []metav1.Object) history {
+func newHistory(prev *Plan, in Input) history {
 	var h history
+	kept := in.InEffect
 	switch {
 	case prev != nil:
 		h.prev = prev.memo
@@ -32,6 +35,10 @@ func newHistory(prev *Plan, kept []metav1.Object) history {
 			if kind := kindOfObject(o); kind != "" {
 				h.kept[refOf(kind, o)] = o
 			}
+		}
+		h.nowhere = map[ObjectRef]bool{}
+		for _, ref := range in.Nowhere {
+			h.nowhere[ref] = true
 		}
 	}
 	return h
@@ -60,7 +67,23 @@ func (h history) effective(ref ObjectRef) metav1.Object {
 // mayHold tells whether members may hold something of the object.
 func (h history) mayHold(ref ObjectRef) bool {
 	if h.prev == nil {
-		return h.kept == nil || h.kept[ref] != nil
+		return h.kept == nil || !h.nowhere[ref]
 	}
 	return h.prev.mayHold[ref]
+}
+
+// holders are the members that had something of a bridge in the plan before.
+func (h history) holders(ref ObjectRef) (members []string, known bool) {
+	if h.prev == nil {
+		return nil, false
+	}
+	if members, known = h.prev.bridges.holders[ref]; known {
+		return members, true
+	}
+	for _, b := range h.prev.bridges.accepted {
+		if b.ref == ref && b.lowered != nil {
+			return b.lowered.footprint.Members, true
+		}
+	}
+	return nil, false
 }

@@ -39,7 +39,9 @@ type Step struct {
 //     sorts last lets go first.
 //   - Everything else at once. The order within a member is the agent's.
 //
-// Upserts never wait for removals, and what cannot come is not waited for.
+// Upserts never wait for removals, and what cannot come is not waited for. A frozen
+// member is sent no removals, and no version of an account or stream that would
+// take something away (see Plan.Withheld).
 func Next(p *Plan, prog Progress, cluster string) Step {
 	own := prog[cluster]
 	if p == nil || p.Members[cluster] == nil || own == nil || own.Held == nil {
@@ -85,7 +87,7 @@ func (o order) upserts(cluster string) []*federationv1.Part {
 // sendable is the part as it may be sent now, or already was: the planned one,
 // a stream without the sources that cannot come, or nil.
 func (o order) sendable(cluster string, want *PlannedPart) *federationv1.Part {
-	if !slices.Contains(o.prog[cluster].Features, kindOf(want.Part)) {
+	if !slices.Contains(o.prog[cluster].Features, kindOf(want.Part)) || o.withheld(PartRef{cluster, want.Part.Id}) {
 		return nil
 	}
 	unmet := map[PartRef]bool{}
@@ -105,6 +107,13 @@ func (o order) sendable(cluster string, want *PlannedPart) *federationv1.Part {
 		return nil
 	}
 	return o.withoutSources(cluster, want.Part, unmet)
+}
+
+// withheld tells whether a member keeps the version of a part that it holds,
+// because it is frozen and the planned one may lack something.
+func (o order) withheld(ref PartRef) bool {
+	m := o.prog[ref.Cluster]
+	return o.plan.Withheld[ref] && m != nil && m.Held != nil && m.Held[ref.ID] != ""
 }
 
 // withoutSources is a stream part without the sources whose outlets are unmet,
@@ -175,7 +184,7 @@ func (o order) coming(ref PartRef, depth int) bool {
 		failure, un := m.Unapplied[ref.ID]
 		return un && failure.Code == ""
 	}
-	if m.Refusal != "" || !slices.Contains(m.Features, kindOf(want.Part)) {
+	if m.Refusal != "" || !slices.Contains(m.Features, kindOf(want.Part)) || o.withheld(ref) {
 		return false
 	}
 	for _, before := range want.After {

@@ -21,6 +21,9 @@ type Input struct {
 	// was kept: versions of Topologies, Streams and Bridges to go on with where the
 	// newest is refused. Nil: it was not kept. Only Compile looks at it.
 	InEffect []metav1.Object
+	// Nowhere is what Plan.Nowhere said with it. An object that neither of them
+	// names is newer than what was kept: members may hold something of it.
+	Nowhere []ObjectRef
 }
 
 // Kind is the kind of a resource.
@@ -71,6 +74,10 @@ type Plan struct {
 	// hub has just started), so that their state lacks what that object put on
 	// them. Next sends them no removals.
 	Frozen map[string]string
+	// Withheld are the accounts and streams of frozen members that would lose
+	// imports or sources if they were brought to what is planned, or may: Next does
+	// not send them to a member that holds another version.
+	Withheld map[PartRef]bool
 
 	memo *memo
 }
@@ -93,6 +100,24 @@ func (p *Plan) InEffect() []metav1.Object {
 		out[i] = p.memo.effective[ref]
 	}
 	return out
+}
+
+// Nowhere are the objects of which no member holds anything, because all versions
+// of them that were ever seen were refused; sorted.
+func (p *Plan) Nowhere() []ObjectRef {
+	if p.memo == nil {
+		return nil
+	}
+	var out []ObjectRef
+	for _, x := range p.Problems {
+		switch x.Object.Kind {
+		case KindTopology, KindStream, KindBridge:
+			if !x.Waiting && !p.memo.mayHold[x.Object] {
+				out = append(out, x.Object)
+			}
+		}
+	}
+	return slices.Compact(out) // problems are sorted by object
 }
 
 // MemberState is what one member shall hold.

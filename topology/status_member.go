@@ -110,7 +110,11 @@ func (s *summary) memberPendings(name string, r reach) []finding {
 	var out []finding
 	coming := slices.DeleteFunc(slices.Clone(r.missing), func(id string) bool { return slices.Contains(r.failures, id) })
 	if len(coming) > 0 {
-		out = append(out, finding{reason: v1alpha1.ReasonPending, text: "not applied yet: " + firstNames(coming)})
+		text := "not applied yet: " + firstNames(coming)
+		if why, frozen := s.plan.Frozen[name]; frozen {
+			text += " (nothing is taken away while " + why + ")"
+		}
+		out = append(out, finding{reason: v1alpha1.ReasonPending, text: text})
 	}
 	if going := s.leftovers(name); len(going) > 0 {
 		out = append(out, finding{reason: v1alpha1.ReasonPending, text: "not removed yet: " + firstNames(going)})

@@ -224,3 +224,41 @@ func (w *world) concerns(topology string, placements ...v1alpha1.Placement) []st
 	}
 	return out
 }
+
+// maxBetween is for how many pairs of members it is found out who lies between
+// them; of more, all members may.
+const maxBetween = 10_000
+
+// between are the members that lie on routes between any two members of the
+// placements.
+func (w *world) between(topology string, placements []v1alpha1.Placement) []string {
+	fabrics := w.fabrics
+	if f := w.byTopology[topology]; f != nil {
+		fabrics = []*fabric{f}
+	}
+	var out []string
+	for _, f := range fabrics {
+		ends, on := newSet(len(f.names)), newSet(len(f.names))
+		for _, p := range placements {
+			ends = ends.or(w.place(f, p, "", true, &report{}))
+		}
+		if pairs(ends, ends) > maxBetween {
+			out = append(out, f.names...)
+			continue
+		}
+		for _, o := range ends.list() {
+			for _, d := range ends.list() {
+				if n, _ := f.routable(o, d); o == d || n == 0 {
+					continue
+				}
+				for _, r := range f.routes(o, d) {
+					for _, m := range r.nodes {
+						on.add(m)
+					}
+				}
+			}
+		}
+		out = append(out, f.nameList(on)...)
+	}
+	return out
+}

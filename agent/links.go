@@ -149,7 +149,7 @@ func (l *links) has(spec *federationv1.LinkSpec) bool {
 		return false
 	}
 	return slices.ContainsFunc(l.running.Remotes, func(r broker.Remote) bool {
-		return r.Peer == spec.Peer && r.Out && r.JWT == spec.Grant.GetOut() && slices.Equal(r.Endpoints, spec.Endpoints)
+		return r.Peer == spec.Peer && r.Out && r.JWT == spec.Grant.GetOut() && r.Spoke == spec.Spoke && slices.Equal(r.Endpoints, spec.Endpoints)
 	})
 }
 
@@ -183,8 +183,8 @@ func (l *links) config(h *held) (*broker.Config, map[string]string, map[string]e
 			groups[spec.Peer] = spec.FailoverGroup
 		}
 		c.Remotes = append(c.Remotes,
-			broker.Remote{Peer: spec.Peer, Out: true, Endpoints: spec.Endpoints, JWT: spec.Grant.Out, Disabled: idle[spec.Peer]},
-			broker.Remote{Peer: spec.Peer, Out: false, Endpoints: spec.Endpoints, JWT: spec.Grant.In, Disabled: idle[spec.Peer]})
+			broker.Remote{Peer: spec.Peer, Out: true, Endpoints: spec.Endpoints, JWT: spec.Grant.Out, Disabled: idle[spec.Peer], Spoke: spec.Spoke},
+			broker.Remote{Peer: spec.Peer, Out: false, Endpoints: spec.Endpoints, JWT: spec.Grant.In, Disabled: idle[spec.Peer], Spoke: spec.Spoke})
 	}
 	return c, groups, refused
 }

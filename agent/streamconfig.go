@@ -86,6 +86,7 @@ func streamConfig(base jetstream.StreamConfig, p *federationv1.Part) jetstream.S
 	} else if c.MaxAge > 0 && c.Duplicates > c.MaxAge {
 		c.Duplicates = c.MaxAge // NATS refuses a longer one
 	}
+	c.Replicas = max(int(s.Replicas), 1)
 	c.SubjectTransform = nil
 	if s.Transform != nil {
 		c.SubjectTransform = &jetstream.SubjectTransformConfig{Source: s.Transform.From, Destination: s.Transform.To}
@@ -112,7 +113,6 @@ func someSubject(c jetstream.StreamConfig) []string {
 func newStreamConfig(p *federationv1.Part) jetstream.StreamConfig {
 	return streamConfig(jetstream.StreamConfig{
 		AllowDirect:  true,
-		Replicas:     1,
 		MaxMsgSize:   -1,
 		MaxConsumers: -1,
 	}, p)
@@ -151,6 +151,7 @@ func sameStream(a, b jetstream.StreamConfig) bool {
 		unlimited(a.MaxMsgs) == unlimited(b.MaxMsgs) &&
 		unlimited(a.MaxMsgsPerSubject) == unlimited(b.MaxMsgsPerSubject) &&
 		a.MaxAge == b.MaxAge && a.Discard == b.Discard && a.Duplicates == b.Duplicates &&
+		max(a.Replicas, 1) == max(b.Replicas, 1) &&
 		sameTransform(a.SubjectTransform, b.SubjectTransform) &&
 		sameSources(a.Sources, b.Sources) &&
 		sameMarks(a.Metadata, b.Metadata)

@@ -67,3 +67,21 @@ func TestSameSources(t *testing.T) {
 		t.Error("sources are not compared as sets")
 	}
 }
+
+// How many servers keep a copy is managed, and 0 stands for 1.
+func TestStreamReplicas(t *testing.T) {
+	spec := &federationv1.StreamSpec{Account: "app", Name: "ORDERS", Subjects: []string{"orders.>"}}
+	have := newStreamConfig(streamPart(spec))
+	if have.Replicas != 1 {
+		t.Errorf("%d copies, want 1", have.Replicas)
+	}
+	three := streamPart(&federationv1.StreamSpec{Account: "app", Name: "ORDERS", Subjects: []string{"orders.>"}, Replicas: 3})
+	want := streamConfig(have, three)
+	if want.Replicas != 3 {
+		t.Errorf("%d copies, want 3", want.Replicas)
+	}
+	have.Metadata = want.Metadata
+	if sameStream(have, want) {
+		t.Error("a stream of one copy is taken for one of three")
+	}
+}

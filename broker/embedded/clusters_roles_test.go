@@ -178,6 +178,46 @@ func TestClusterLinkRoles(t *testing.T) {
 	}
 }
 
+// The role of a link changes while the broker and its clients go on.
+func TestLinkRoleChanges(t *testing.T) {
+	a, b := pair(t)
+	both(a, b, func(p path) { p.forward("app", "orders.>") })
+	dropped := make(chan error, 10)
+	ca, cb := a.app("app"), b.app("app", nats.DisconnectErrHandler(func(_ *nats.Conn, err error) { dropped <- err }))
+	boxes := map[string]*inbox{"a": listen(t, ca, "orders.>"), "b": listen(t, cb, "orders.>")}
+	for _, spoke := range []bool{false, true, false} {
+		for i := range b.config.Remotes {
+			b.config.Remotes[i].Spoke = spoke
+		}
+		if b.configure() {
+			t.Fatal("the broker restarted")
+		}
+		eventually(t, "the role", func() error {
+			z, err := a.rt.server().Leafz(nil)
+			if err != nil {
+				return err
+			}
+			spokes := 0
+			for _, l := range z.Leafs {
+				if l.IsSpoke {
+					spokes++
+				}
+			}
+			if len(z.Leafs) != 2 || (spokes == 0) != spoke {
+				return fmt.Errorf("the acceptor is the spoke of %d of %d connections", spokes, len(z.Leafs))
+			}
+			return nil
+		})
+		exactlyOnce(t, fmt.Sprint("from a, spoke ", spoke), ca, "orders.1", boxes)
+		exactlyOnce(t, fmt.Sprint("from b, spoke ", spoke), cb, "orders.1", boxes)
+	}
+	select {
+	case err := <-dropped:
+		t.Errorf("a client was dropped: %v", err)
+	default:
+	}
+}
+
 // A role of a link's two connections at one of its ends.
 type ending struct {
 	dials, hub bool

@@ -129,7 +129,12 @@ func writeCreds(dir string, user broker.KeyPair, r broker.Remote) (string, error
 	}
 	sum := sha256.Sum256([]byte(r.JWT))
 	side := "in"
-	if r.Out {
+	switch {
+	case r.Out && r.Spoke:
+		// NATS cannot reload the role of a remote, only replace a remote by one of
+		// another name, which this is part of.
+		side = "out-spoke"
+	case r.Out:
 		side = "out"
 	}
 	path := filepath.Join(dir, fmt.Sprintf("%s.%s.%s.creds", r.Peer, side, hex.EncodeToString(sum[:6])))

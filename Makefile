@@ -18,7 +18,7 @@ GENERATED := '*.pb.go' '*zz_generated*.go' api/v1alpha1/crds docs/reference
 
 .PHONY: help
 help: ## List the targets
-	@sed -nE 's/^([a-z]+):.*## (.*)/  \1\t\2/p' $(MAKEFILE_LIST) | expand -t 14
+	@sed -nE 's/^([a-z0-9]+):.*## (.*)/  \1\t\2/p' $(MAKEFILE_LIST) | expand -t 14
 
 .PHONY: build
 build: ## Build bin/sealane-hub, bin/sealane-agent and bin/sealane
@@ -43,6 +43,10 @@ lint: ## Check style and import rules with golangci-lint
 .PHONY: test
 test: ## Run every test with the race detector (needs a C compiler)
 	go test -race -timeout 20m ./...
+
+.PHONY: e2e
+e2e: build images ## Test on kind clusters (installs docker.io and starts it where none runs; ARGS="-run NAME")
+	go test -tags e2e -count=1 -timeout 40m -v ./e2e/kind $(ARGS)
 
 .PHONY: fuzz
 fuzz: ## Run every fuzz target for FUZZTIME (10s)

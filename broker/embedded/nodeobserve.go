@@ -31,9 +31,12 @@ func (n *Node) Observe(streams bool) *brokerv1.Observation {
 	h := srv.Healthz(nil)
 	o.Healthy, o.Health = h.StatusCode == 200, h.Error
 	if z, err := srv.Leafz(nil); err == nil {
+		var keys []string
 		for _, l := range z.Leafs {
+			keys = append(keys, l.Account)
 			o.Leafs = append(o.Leafs, &brokerv1.Leaf{Id: l.ID, Account: l.Account})
 		}
+		dropDomainMappings(srv, keys)
 	}
 	if v, err := srv.Varz(nil); err == nil {
 		o.Usage.Connections, o.Usage.Messages = int64(v.Connections), v.InMsgs+v.OutMsgs

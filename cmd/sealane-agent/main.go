@@ -14,10 +14,13 @@ import (
 var version = "devel"
 
 func main() {
+	release := raiseHeap()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	// A second signal ends the process at once.
 	context.AfterFunc(ctx, stop)
-	if err := newCommand().ExecuteContext(ctx); err != nil {
+	err := newCommand().ExecuteContext(ctx)
+	release()
+	if err != nil {
 		fmt.Fprintln(os.Stderr, "sealane-agent:", err)
 		os.Exit(exitCode(err))
 	}

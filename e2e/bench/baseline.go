@@ -21,7 +21,7 @@ import (
 
 // plain is what one would write by hand with NATS alone, to compare with: a
 // chain of servers, each a process, joined by leaf connections in one account,
-// without TLS.
+// with or without TLS.
 type plain struct {
 	urls  []string
 	procs []*exec.Cmd
@@ -37,6 +37,7 @@ func runPlainServer(args []string) error {
 	name, dir := fs.String("name", "", "server name and JetStream domain"), fs.String("dir", "", "store")
 	port, leaf := fs.Int("port", 0, "client port"), fs.Int("leaf", 0, "port that accepts leaf connections")
 	remote := fs.Int("remote", 0, "port to open a leaf connection to")
+	certs := fs.String("tls", "", "folder of the certificate for leaf connections; empty: they are in the clear")
 	if err := fs.Parse(args); err != nil {
 		return err
 	}
@@ -48,6 +49,11 @@ func runPlainServer(args []string) error {
 	o.LeafNode.Host, o.LeafNode.Port = "127.0.0.1", *leaf
 	if *remote != 0 {
 		o.LeafNode.Remotes = []*server.RemoteLeafOpts{{URLs: []*url.URL{{Scheme: "nats", Host: fmt.Sprintf("127.0.0.1:%d", *remote)}}}}
+	}
+	if *certs != "" {
+		if err := leafTLS(o, *certs); err != nil {
+			return err
+		}
 	}
 	s, err := server.NewServer(o)
 	if err != nil {
@@ -62,8 +68,9 @@ func runPlainServer(args []string) error {
 	return nil
 }
 
-// startPlain starts n servers, each a leaf of the one before it.
-func startPlain(ctx context.Context, n int) (_ *plain, err error) {
+// startPlain starts n servers, each a leaf of the one before it; secure: over
+// TLS.
+func startPlain(ctx context.Context, n int, secure bool) (_ *plain, err error) {
 	p := &plain{}
 	defer func() {
 		if err != nil {
@@ -72,6 +79,13 @@ func startPlain(ctx context.Context, n int) (_ *plain, err error) {
 	}()
 	if p.dir, err = os.MkdirTemp("", "sealane-bench-plain"); err != nil {
 		return nil, err
+	}
+	certs := ""
+	if secure {
+		certs = p.dir
+		if err := makeCertificate(certs); err != nil {
+			return nil, err
+		}
 	}
 	self, err := os.Executable()
 	if err != nil {
@@ -85,7 +99,7 @@ func startPlain(ctx context.Context, n int) (_ *plain, err error) {
 		}
 		name := fmt.Sprintf("plain%d", i)
 		cmd := exec.Command(self, plainServer, "-name", name, "-dir", filepath.Join(p.dir, name), // ourselves
-			"-port", fmt.Sprint(ports[0]), "-leaf", fmt.Sprint(ports[1]), "-remote", fmt.Sprint(accept))
+			"-port", fmt.Sprint(ports[0]), "-leaf", fmt.Sprint(ports[1]), "-remote", fmt.Sprint(accept), "-tls", certs)
 		cmd.Stderr = os.Stderr
 		if err := cmd.Start(); err != nil {
 			return nil, err

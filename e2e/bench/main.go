@@ -47,12 +47,17 @@ type options struct {
 }
 
 func run(ctx context.Context, o options) error {
-	fmt.Fprintln(os.Stderr, "starting three servers by hand and a federation of three members ...")
-	p, err := startPlain(ctx, 3)
+	fmt.Fprintln(os.Stderr, "starting twice three servers by hand and a federation of three members ...")
+	p, err := startPlain(ctx, 3, false)
 	if err != nil {
 		return err
 	}
 	defer p.stop()
+	secure, err := startPlain(ctx, 3, true)
+	if err != nil {
+		return err
+	}
+	defer secure.stop()
 	f, err := startFederation(ctx, o.sealane)
 	if err != nil {
 		return err
@@ -63,14 +68,14 @@ func run(ctx context.Context, o options) error {
 	if err := footprint(w, f); err != nil {
 		return err
 	}
-	lanes, err := connectAll(p, f)
+	lanes, err := connectAll(p, secure, f)
 	if err != nil {
 		return err
 	}
 	if err := compareLanes(ctx, w, o, lanes); err != nil {
 		return err
 	}
-	if err := compareDurable(ctx, w, o, p, f); err != nil {
+	if err := compareDurable(ctx, w, o, p, secure, f); err != nil {
 		return err
 	}
 	return w.Flush()
@@ -82,7 +87,11 @@ func footprint(w *tabwriter.Writer, f *federation) error {
 		{"idle hub with embedded API, resident", "hub"},
 		{"idle agent with its broker, resident", "members/" + far},
 	} {
-		n, err := f.memory(proc.process)
+		pid, err := f.pid(proc.process)
+		if err != nil {
+			return err
+		}
+		n, err := residentMemory(pid)
 		if err != nil {
 			return err
 		}
@@ -92,30 +101,59 @@ func footprint(w *tabwriter.Writer, f *federation) error {
 	return nil
 }
 
-// The lanes of a comparison, in the order of connectAll.
+// The lanes of a comparison, in the order of connectAll. What one or two leaf
+// connections cost by hand, what TLS adds, and what the federation has.
 const (
 	laneLocal = iota
 	lanePlainOne
+	laneTLSOne
 	laneOne
 	lanePlainTwo
+	laneTLSTwo
 	laneTwo
 )
 
-func connectAll(p *plain, f *federation) ([]lane, error) {
+func connectAll(p, secure *plain, f *federation) ([]lane, error) {
 	var err error
-	must := func(nc *nats.Conn, e error) *nats.Conn {
+	check := func(e error) {
 		if e != nil && err == nil {
 			err = e
 		}
-		return nc
 	}
-	subject := "bench.x"
+	byHand := func(name string, p *plain, hops int) lane {
+		l := lane{name: name, subject: "bench.x"}
+		var e error
+		l.from, e = p.connect(0)
+		check(e)
+		l.to, e = p.connect(hops)
+		check(e)
+		for _, c := range p.procs[:hops+1] {
+			l.servers = append(l.servers, c.Process.Pid)
+		}
+		return l
+	}
+	federated := func(name string, members ...string) lane {
+		l := lane{name: name, subject: "bench.x"}
+		var e error
+		l.from, e = f.connect(members[0])
+		check(e)
+		l.to, e = f.connect(members[len(members)-1])
+		check(e)
+		for _, m := range members {
+			pid, e := f.pid("members/" + m)
+			check(e)
+			l.servers = append(l.servers, pid)
+		}
+		return l
+	}
 	lanes := []lane{
-		laneLocal:    {"one server", must(p.connect(0)), must(p.connect(0)), subject, subject},
-		lanePlainOne: {"plain leaf", must(p.connect(0)), must(p.connect(1)), subject, subject},
-		laneOne:      {"one link", must(f.connect(origin)), must(f.connect(near)), subject, subject},
-		lanePlainTwo: {"two plain leaves", must(p.connect(0)), must(p.connect(2)), subject, subject},
-		laneTwo:      {"two hops", must(f.connect(origin)), must(f.connect(far)), subject, subject},
+		laneLocal:    byHand("one server", p, 0),
+		lanePlainOne: byHand("plain leaf", p, 1),
+		laneTLSOne:   byHand("plain leaf, TLS", secure, 1),
+		laneOne:      federated("one link", origin, near),
+		lanePlainTwo: byHand("two plain leaves", p, 2),
+		laneTLSTwo:   byHand("two plain leaves, TLS", secure, 2),
+		laneTwo:      federated("two hops", origin, near, far),
 	}
 	if err != nil {
 		return nil, err
@@ -130,34 +168,53 @@ func connectAll(p *plain, f *federation) ([]lane, error) {
 
 func compareLanes(ctx context.Context, w *tabwriter.Writer, o options, lanes []lane) error {
 	for _, size := range []int{128, 1024} {
-		rates, p50, p99 := make([][]float64, len(lanes)), make([][]float64, len(lanes)), make([][]float64, len(lanes))
+		n := len(lanes)
+		rates, cpu, p50, p99 := make([][]float64, n), make([][]float64, n), make([][]float64, n), make([][]float64, n)
 		for round := range o.rounds {
 			fmt.Fprintf(os.Stderr, "%d B, round %d of %d ...\n", size, round+1, o.rounds)
-			for i, l := range lanes {
+			// Lanes that are compared stand side by side, and no lane always
+			// comes after the same one.
+			for k := range n {
+				i := (k + round) % n
+				if round%2 == 1 {
+					i = n - 1 - i
+				}
 				if ctx.Err() != nil {
 					return ctx.Err()
 				}
-				rate, err := l.throughput(o.messages, size)
+				used, err := cpuTime(lanes[i].servers)
 				if err != nil {
 					return err
 				}
-				times, err := l.latency(o.singles, size)
+				rate, err := lanes[i].throughput(o.messages, size)
+				if err != nil {
+					return err
+				}
+				now, err := cpuTime(lanes[i].servers)
+				if err != nil {
+					return err
+				}
+				times, err := lanes[i].latency(o.singles, size)
 				if err != nil {
 					return err
 				}
 				rates[i] = append(rates[i], rate)
+				cpu[i] = append(cpu[i], float64(now-used)/float64(o.messages))
 				p50[i] = append(p50[i], float64(percentile(times, 0.50)))
 				p99[i] = append(p99[i], float64(percentile(times, 0.99)))
 			}
 		}
-		fmt.Fprintf(w, "events of %d B\tmsg/s\tof one server\tof plain\tp50\tp99\n", size)
+		fmt.Fprintf(w, "events of %d B\tmsg/s\tof one server\tof plain\tof plain with TLS\tservers' CPU a message\tp50\tp99\n", size)
 		for i, l := range lanes {
-			of := "-"
+			ofPlain, ofTLS := "-", "-"
 			switch i {
+			case laneTLSOne, laneTLSTwo:
+				ofPlain = fmt.Sprintf("%.2f", ratio(rates[i], rates[i-1]))
 			case laneOne, laneTwo:
-				of = fmt.Sprintf("%.2f", ratio(rates[i], rates[i-1]))
+				ofPlain, ofTLS = fmt.Sprintf("%.2f", ratio(rates[i], rates[i-2])), fmt.Sprintf("%.2f", ratio(rates[i], rates[i-1]))
 			}
-			fmt.Fprintf(w, "  %s\t%.0f\t%.2f\t%s\t%v\t%v\n", l.name, median(rates[i]), ratio(rates[i], rates[laneLocal]), of,
+			fmt.Fprintf(w, "  %s\t%.0f\t%.2f\t%s\t%s\t%.2fµs\t%v\t%v\n", l.name, median(rates[i]), ratio(rates[i], rates[laneLocal]), ofPlain, ofTLS,
+				mean(cpu[i])/float64(time.Microsecond),
 				time.Duration(median(p50[i])).Round(time.Microsecond), time.Duration(median(p99[i])).Round(time.Microsecond))
 		}
 		fmt.Fprintln(w)
@@ -175,23 +232,28 @@ func ratio(a, b []float64) float64 {
 	return median(r)
 }
 
-func compareDurable(ctx context.Context, w *tabwriter.Writer, o options, p *plain, f *federation) error {
+func compareDurable(ctx context.Context, w *tabwriter.Writer, o options, p, secure *plain, f *federation) error {
 	type end struct {
 		name string
 		from *nats.Conn
 		to   jetstream.Stream
 	}
-	var ends [2]end
-	for i, connect := range []func(int) (*nats.Conn, error){
-		p.connect,
-		func(i int) (*nats.Conn, error) { return f.connect([]string{origin, near}[i]) },
+	var ends []end
+	for _, e := range []struct {
+		name    string
+		byHand  *plain
+		connect func(int) (*nats.Conn, error)
+	}{
+		{"by hand", p, p.connect},
+		{"by hand, TLS", secure, secure.connect},
+		{"bridge", nil, func(i int) (*nats.Conn, error) { return f.connect([]string{origin, near}[i]) }},
 	} {
-		a, err := connect(0)
+		a, err := e.connect(0)
 		if err != nil {
 			return err
 		}
 		defer a.Close()
-		b, err := connect(1)
+		b, err := e.connect(1)
 		if err != nil {
 			return err
 		}
@@ -204,31 +266,36 @@ func compareDurable(ctx context.Context, w *tabwriter.Writer, o options, p *plai
 		if err != nil {
 			return err
 		}
-		if i == 0 {
-			if err := p.durable(ctx, ja, jb, "durable", "durable.>"); err != nil {
+		if e.byHand != nil {
+			if err := e.byHand.durable(ctx, ja, jb, "durable", "durable.>"); err != nil {
 				return err
 			}
 		}
-		ends[i] = end{[]string{"by hand", "bridge"}[i], a, nil}
-		if ends[i].to, err = jb.Stream(ctx, "durable"); err != nil {
+		to, err := jb.Stream(ctx, "durable")
+		if err != nil {
 			return err
 		}
+		ends = append(ends, end{e.name, a, to})
 	}
 	for _, size := range []int{128, 1024} {
-		var rates [2][]float64
+		rates := make([][]float64, len(ends))
 		for round := range o.rounds {
 			fmt.Fprintf(os.Stderr, "durable %d B, round %d of %d ...\n", size, round+1, o.rounds)
-			for i, e := range ends {
-				rate, err := storeAndCopy(ctx, e.from, e.to, "durable.x", o.messages/2, size)
+			for k := range ends {
+				i := (k + round) % len(ends)
+				if round%2 == 1 {
+					i = len(ends) - 1 - i
+				}
+				rate, err := storeAndCopy(ctx, ends[i].from, ends[i].to, "durable.x", o.messages/2, size)
 				if err != nil {
-					return fmt.Errorf("durable, %s: %w", e.name, err)
+					return fmt.Errorf("durable, %s: %w", ends[i].name, err)
 				}
 				rates[i] = append(rates[i], rate)
 			}
 		}
-		fmt.Fprintf(w, "durable copies of %d B\tmsg/s\tof by hand\n", size)
+		fmt.Fprintf(w, "durable copies of %d B\tmsg/s\tof by hand\tof by hand with TLS\n", size)
 		for i, e := range ends {
-			fmt.Fprintf(w, "  %s\t%.0f\t%.2f\n", e.name, median(rates[i]), ratio(rates[i], rates[0]))
+			fmt.Fprintf(w, "  %s\t%.0f\t%.2f\t%.2f\n", e.name, median(rates[i]), ratio(rates[i], rates[0]), ratio(rates[i], rates[1]))
 		}
 		fmt.Fprintln(w)
 	}

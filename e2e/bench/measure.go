@@ -11,16 +11,17 @@ import (
 )
 
 // lane is a way from one client connection to another: what is published on
-// publish at from arrives on subscribe at to.
+// subject at from arrives at to.
 type lane struct {
-	name               string
-	from, to           *nats.Conn
-	publish, subscribe string
+	name     string
+	from, to *nats.Conn
+	subject  string
+	servers  []int // the processes that it leads through
 }
 
 // ready returns when a message published at one end arrives at the other.
 func (l lane) ready(timeout time.Duration) error {
-	sub, err := l.to.SubscribeSync(l.subscribe)
+	sub, err := l.to.SubscribeSync(l.subject)
 	if err != nil {
 		return err
 	}
@@ -30,7 +31,7 @@ func (l lane) ready(timeout time.Duration) error {
 	}
 	deadline := time.Now().Add(timeout)
 	for time.Now().Before(deadline) {
-		if err := l.from.Publish(l.publish, []byte("ready?")); err != nil {
+		if err := l.from.Publish(l.subject, []byte("ready?")); err != nil {
 			return err
 		}
 		if _, err := sub.NextMsg(100 * time.Millisecond); err == nil {
@@ -62,7 +63,7 @@ func (l lane) throughput(count, size int) (float64, error) {
 		room <- struct{}{}
 	}
 	var got int
-	sub, err := l.to.Subscribe(l.subscribe, func(*nats.Msg) {
+	sub, err := l.to.Subscribe(l.subject, func(*nats.Msg) {
 		if got++; got%batch == 0 && got < count {
 			select {
 			case room <- struct{}{}:
@@ -98,7 +99,7 @@ func (l lane) throughput(count, size int) (float64, error) {
 				return 0, fmt.Errorf("%s: %d of %d messages sent, and no room for more", l.name, i, count)
 			}
 		}
-		if err := l.from.Publish(l.publish, payload); err != nil {
+		if err := l.from.Publish(l.subject, payload); err != nil {
 			return 0, err
 		}
 	}
@@ -116,8 +117,7 @@ func (l lane) throughput(count, size int) (float64, error) {
 // settled waits until interest of the new subscription has reached the sender.
 func (l lane) settled() error {
 	probe := l
-	probe.subscribe += ".settled"
-	probe.publish += ".settled"
+	probe.subject += ".settled"
 	return probe.ready(10 * time.Second)
 }
 
@@ -126,7 +126,7 @@ func (l lane) settled() error {
 func (l lane) latency(count, size int) ([]time.Duration, error) {
 	arrived := make(chan time.Duration, 1)
 	epoch := time.Now()
-	sub, err := l.to.Subscribe(l.subscribe, func(m *nats.Msg) {
+	sub, err := l.to.Subscribe(l.subject, func(m *nats.Msg) {
 		arrived <- time.Since(epoch) - time.Duration(binary.LittleEndian.Uint64(m.Data)) // written below
 	})
 	if err != nil {
@@ -140,7 +140,7 @@ func (l lane) latency(count, size int) ([]time.Duration, error) {
 	all := make([]time.Duration, 0, count)
 	for range count {
 		binary.LittleEndian.PutUint64(payload, uint64(time.Since(epoch))) // never negative
-		if err := errors.Join(l.from.Publish(l.publish, payload), l.from.Flush()); err != nil {
+		if err := errors.Join(l.from.Publish(l.subject, payload), l.from.Flush()); err != nil {
 			return nil, err
 		}
 		select {
@@ -162,4 +162,12 @@ func median(v []float64) float64 {
 	s := slices.Clone(v)
 	slices.Sort(s)
 	return s[len(s)/2]
+}
+
+func mean(v []float64) float64 {
+	sum := 0.0
+	for _, x := range v {
+		sum += x
+	}
+	return sum / float64(len(v))
 }

@@ -121,7 +121,7 @@ func (c *hubClient) session(ctx context.Context) error {
 		HeldHash:  h.hash,
 		Epoch:     h.epoch,
 		Facts:     view.facts,
-		Unapplied: view.unapplied(),
+		Unapplied: brief(view.unapplied()),
 	}}}); err != nil {
 		return explainSession(err)
 	}
@@ -267,7 +267,12 @@ func (s *session) report() error {
 }
 
 func (s *session) sendReport(r *federationv1.Report) error {
-	return s.send(&federationv1.AgentMessage{Body: &federationv1.AgentMessage_Report{Report: r}})
+	for _, part := range split(r, maxReport) {
+		if err := s.send(&federationv1.AgentMessage{Body: &federationv1.AgentMessage_Report{Report: part}}); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 func (s *session) sendInventory() error {

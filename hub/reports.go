@@ -1,10 +1,12 @@
 package hub
 
 import (
+	"cmp"
 	"maps"
 
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/proto"
 
 	federationv1 "github.com/sealane/sealane/api/federation/v1"
 	"github.com/sealane/sealane/topology"
@@ -115,8 +117,43 @@ func (s *session) remember(st *federationv1.PartStatus, limit int) {
 	}
 }
 
+// join puts a report together that came in several messages; nil while more is to
+// come.
+func (s *session) join(r *federationv1.Report) (*federationv1.Report, error) {
+	if s.partial == nil && !r.More {
+		return r, nil
+	}
+	if s.partial == nil {
+		s.partial = &federationv1.Report{}
+	}
+	p := s.partial
+	s.partialSize += proto.Size(r)
+	p.HeldHash, p.Refusal = r.HeldHash, cmp.Or(r.Refusal, p.Refusal)
+	if r.Facts != nil {
+		p.Facts = r.Facts
+	}
+	p.Parts, p.Grants = append(p.Parts, r.Parts...), append(p.Grants, r.Grants...)
+	p.Links, p.Flows = append(p.Links, r.Links...), append(p.Flows, r.Flows...)
+	switch {
+	case s.partialSize > maxReport:
+		return nil, invalid("report: more than %d bytes", maxReport)
+	case len(p.Parts) > maxParts:
+		return nil, invalid("%d part statuses: at most %d", len(p.Parts), maxParts)
+	case max(len(p.Grants), len(p.Links), len(p.Flows)) > maxEntries:
+		return nil, invalid("report: more than %d entries of a kind", maxEntries)
+	case r.More:
+		return nil, nil
+	}
+	s.partial, s.partialSize = nil, 0
+	return p, nil
+}
+
 // report takes a Report: first what is held, because the rest speaks of that.
 func (f *Fleet) report(s *session, m *member, r *federationv1.Report) error {
+	r, err := s.join(r)
+	if err != nil || r == nil {
+		return err
+	}
 	if err := f.holds(s, m, r.HeldHash); err != nil {
 		return err
 	}

@@ -26,6 +26,9 @@ type session struct {
 	// early holds, by id, what the agent said of parts that the hub does not know
 	// it to hold: an Inventory is read with it.
 	early map[string]*federationv1.PartStatus
+	// partial is a report of which more follows, and partialSize its bytes.
+	partial     *federationv1.Report
+	partialSize int
 	// reported tells that the first report, which is complete, was there.
 	reported bool
 	// inflight is the update that the agent has not answered yet.

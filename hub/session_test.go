@@ -2,7 +2,9 @@ package hub
 
 import (
 	"crypto/tls"
+	"fmt"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -403,4 +405,62 @@ func TestSessionExpiredCertificateEnds(t *testing.T) {
 	h.fleet.mu.Unlock()
 	h.fleet.sweep()
 	s.ended(codes.Aborted, "has expired")
+}
+
+// TestSessionLargeReport: a parent reports 5,000 grants, in several messages, as one.
+func TestSessionLargeReport(t *testing.T) {
+	const n = 5000
+	h := newTestHub(t)
+	name := unique("parent")
+	cert := h.join(t, name)
+	key := "U" + keyBody('A')
+	jwt := "e." + strings.Repeat("x", 900) + ".y"
+	var parts []*topology.PlannedPart
+	var states []*topology.MemberState
+	first := &federationv1.Report{More: true}
+	second := &federationv1.Report{More: true}
+	third := &federationv1.Report{}
+	for i := range n {
+		peer := fmt.Sprintf("edge-%04d", i)
+		parts = append(parts, link(peer, federationv1.LinkSpec_ACCEPT, key))
+		states = append(states, state(peer))
+		part := [...]*federationv1.Report{first, second, third}[i*3/n]
+		part.Grants = append(part.Grants, &federationv1.Grant{Peer: peer, Key: key, Out: jwt, In: jwt})
+		part.Links = append(part.Links, &federationv1.LinkHealth{Peer: peer, State: federationv1.Health_UP, Since: 1})
+	}
+	own := state(name, parts...)
+	h.fleet.Publish(plan(append(states, own)...))
+	agent := h.sync(t, cert, hello(own.Hash))
+	agent.welcome()
+	for i, r := range []*federationv1.Report{first, second, third} {
+		r.HeldHash = own.Hash
+		if i == 2 {
+			// What was said so far does not count yet: a report is complete or not there.
+			agent.heartbeat(own.Hash)
+			if o := h.fleet.Observe(); len(o.Grants[name]) > 0 || len(o.Progress[name].Links) > 0 {
+				t.Errorf("%d grants and %d links of an unfinished report count", len(o.Grants[name]), len(o.Progress[name].Links))
+			}
+		}
+		agent.report(r)
+	}
+	eventually(t, "the report is there", func() bool {
+		o := h.fleet.Observe()
+		return len(o.Grants[name]) == n && len(o.Progress[name].Links) == n
+	})
+	// Later ones tell what changed, and the first is not cleared by them.
+	agent.report(&federationv1.Report{HeldHash: own.Hash, Links: []*federationv1.LinkHealth{{Peer: "edge-0000", Removed: true}}})
+	eventually(t, "a link is gone", func() bool { return len(h.progress(name).Links) == n-1 })
+	if got := len(h.fleet.Observe().Grants[name]); got != n {
+		t.Errorf("%d grants are left", got)
+	}
+
+	// One that never ends is ended.
+	endless := &federationv1.Report{HeldHash: own.Hash, More: true, Parts: make([]*federationv1.PartStatus, 9000)}
+	for i := range endless.Parts {
+		endless.Parts[i] = &federationv1.PartStatus{Id: fmt.Sprintf("part-%d", i), Hash: hashOf("x"), State: federationv1.PartStatus_APPLIED}
+	}
+	for range 3 {
+		agent.report(endless)
+	}
+	agent.ended(codes.InvalidArgument, "part statuses")
 }

@@ -157,3 +157,16 @@ func FuzzAgentMessage(f *testing.F) {
 		_ = topology.Next(now, o.Progress, "a")
 	})
 }
+
+func TestValidJWT(t *testing.T) {
+	t.Parallel()
+	for s, want := range map[string]bool{
+		"a.b.c": true, "a-Z_0.b9.c": true,
+		"": false, ".": false, "..": false, "a.b": false, "a.b.": false, ".b.c": false, "a..c": false, "a.b.c.d": false, "a.b.c.": false, "a.b.c=": false, "a.b. c": false, "a.b.ä": false,
+		"a.b." + strings.Repeat("c", maxJWT): false,
+	} {
+		if got := validJWT(s); got != want {
+			t.Errorf("%.20q: %v", s, got)
+		}
+	}
+}

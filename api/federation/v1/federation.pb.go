@@ -1204,9 +1204,12 @@ type Report struct {
 	Parts   []*PartStatus `protobuf:"bytes,3,rep,name=parts,proto3" json:"parts,omitempty"`
 	Facts   *Facts        `protobuf:"bytes,4,opt,name=facts,proto3" json:"facts,omitempty"`
 	// Link credentials that this member, as acceptor, issued.
-	Grants        []*Grant      `protobuf:"bytes,5,rep,name=grants,proto3" json:"grants,omitempty"`
-	Links         []*LinkHealth `protobuf:"bytes,6,rep,name=links,proto3" json:"links,omitempty"`
-	Flows         []*FlowHealth `protobuf:"bytes,7,rep,name=flows,proto3" json:"flows,omitempty"`
+	Grants []*Grant      `protobuf:"bytes,5,rep,name=grants,proto3" json:"grants,omitempty"`
+	Links  []*LinkHealth `protobuf:"bytes,6,rep,name=links,proto3" json:"links,omitempty"`
+	Flows  []*FlowHealth `protobuf:"bytes,7,rep,name=flows,proto3" json:"flows,omitempty"`
+	// The next report continues this one, which is too large for one message: they
+	// count as one, when the last of them is there.
+	More          bool `protobuf:"varint,8,opt,name=more,proto3" json:"more,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1288,6 +1291,13 @@ func (x *Report) GetFlows() []*FlowHealth {
 		return x.Flows
 	}
 	return nil
+}
+
+func (x *Report) GetMore() bool {
+	if x != nil {
+		return x.More
+	}
+	return false
 }
 
 type PartStatus struct {
@@ -2851,7 +2861,7 @@ const file_federation_v1_federation_proto_rawDesc = "" +
 	"\aupserts\x18\x04 \x03(\v2\x1b.sealane.federation.v1.PartR\aupserts\x12\x1a\n" +
 	"\bremovals\x18\x05 \x03(\tR\bremovals\"(\n" +
 	"\tHeartbeat\x12\x1b\n" +
-	"\theld_hash\x18\x01 \x01(\tR\bheldHash\"\xd4\x02\n" +
+	"\theld_hash\x18\x01 \x01(\tR\bheldHash\"\xe8\x02\n" +
 	"\x06Report\x12\x1b\n" +
 	"\theld_hash\x18\x01 \x01(\tR\bheldHash\x12\x18\n" +
 	"\arefusal\x18\x02 \x01(\tR\arefusal\x127\n" +
@@ -2859,7 +2869,8 @@ const file_federation_v1_federation_proto_rawDesc = "" +
 	"\x05facts\x18\x04 \x01(\v2\x1c.sealane.federation.v1.FactsR\x05facts\x124\n" +
 	"\x06grants\x18\x05 \x03(\v2\x1c.sealane.federation.v1.GrantR\x06grants\x127\n" +
 	"\x05links\x18\x06 \x03(\v2!.sealane.federation.v1.LinkHealthR\x05links\x127\n" +
-	"\x05flows\x18\a \x03(\v2!.sealane.federation.v1.FlowHealthR\x05flows\"\xff\x01\n" +
+	"\x05flows\x18\a \x03(\v2!.sealane.federation.v1.FlowHealthR\x05flows\x12\x12\n" +
+	"\x04more\x18\b \x01(\bR\x04more\"\xff\x01\n" +
 	"\n" +
 	"PartStatus\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x12\n" +

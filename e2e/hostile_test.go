@@ -186,7 +186,7 @@ func TestStolenLink(t *testing.T) {
 
 	// Revoked, it is cut off, and let in no more.
 	r := dial("out", c.grants.Out, "evil")
-	c.federation.delete(&v1alpha1.MemberCluster{ObjectMeta: named("evil")})
+	c.delete(&v1alpha1.MemberCluster{ObjectMeta: named("evil")})
 	eventually(t, 30*time.Second, "the revoked member is cut off", func() error {
 		if _, _, err := r.learnt(); err == nil {
 			return errors.New("still connected")
@@ -360,7 +360,7 @@ func TestStolenIdentity(t *testing.T) {
 	c.linkState("berlin", "tokyo", v1alpha1.LinkUp)
 
 	// Removed, it is nobody.
-	c.federation.delete(of("evil"))
+	c.delete(of("evil"))
 	if _, err := receive(session); status.Code(err) != codes.PermissionDenied {
 		t.Errorf("the session of a removed member ended with: %v", err)
 	}

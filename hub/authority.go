@@ -11,7 +11,6 @@ import (
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"encoding/hex"
-	"encoding/pem"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -22,6 +21,7 @@ import (
 	"path/filepath"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	federationv1 "github.com/sealane/sealane/api/federation/v1"
@@ -32,7 +32,7 @@ const (
 	// (agents renew at a third of it).
 	memberValidity = 7 * 24 * time.Hour
 	serverValidity = 30 * 24 * time.Hour
-	// The authority's certificate is what agents pin; it is not rotated.
+	// The authority's certificate is what agents pin; it is rotated by hand only.
 	authorityValidity = 25 * 365 * 24 * time.Hour
 	// clockSkew is how far the clocks of members may be behind the hub's.
 	clockSkew = 10 * time.Minute
@@ -40,13 +40,18 @@ const (
 	maxCSR = 16 << 10
 )
 
-// Authority is the federation's certificate authority. Its key is a file of the
-// hub and leaves it for nothing.
+// Authority is the federation's certificate authority. Its key is the hub's and
+// leaves it for nothing.
 type Authority struct {
 	trustDomain string
-	cert        *x509.Certificate
-	key         crypto.Signer
 	now         func() time.Time
+	current     atomic.Pointer[keys]
+}
+
+func newAuthorityOf(trustDomain string, k *keys) *Authority {
+	a := &Authority{trustDomain: trustDomain, now: time.Now}
+	a.current.Store(k)
+	return a
 }
 
 // OpenAuthority reads the authority from dir (ca.crt and ca.key). If dir has
@@ -71,59 +76,18 @@ func OpenAuthority(dir, trustDomain string) (*Authority, error) {
 	case keyErr != nil:
 		return nil, keyErr
 	}
-	a, err := parseAuthority(certPEM, keyPEM, trustDomain)
+	k, err := parseKeys(certPEM, keyPEM, nil, trustDomain)
 	if err != nil {
 		return nil, fmt.Errorf("the federation's authority in %s: %w", dir, err)
 	}
-	return a, nil
-}
-
-func parseAuthority(certPEM, keyPEM []byte, trustDomain string) (*Authority, error) {
-	pair, err := tls.X509KeyPair(certPEM, keyPEM)
-	if err != nil {
-		return nil, fmt.Errorf("ca.crt and ca.key are damaged or do not belong together: %w", err)
-	}
-	cert := pair.Leaf
-	key, ok := pair.PrivateKey.(crypto.Signer)
-	if !ok || !cert.IsCA || cert.KeyUsage&x509.KeyUsageCertSign == 0 {
-		return nil, errors.New("ca.crt is not a certificate that may sign others")
-	}
-	if time.Now().After(cert.NotAfter) {
-		return nil, fmt.Errorf("ca.crt expired at %s", cert.NotAfter.Format(time.RFC3339))
-	}
-	if want := "spiffe://" + trustDomain; len(cert.URIs) != 1 || cert.URIs[0].String() != want {
-		return nil, fmt.Errorf("ca.crt is of %v, not of %s: start with the --trust-domain that the federation was made with", cert.URIs, want)
-	}
-	return &Authority{trustDomain: trustDomain, cert: cert, key: key, now: time.Now}, nil
+	return newAuthorityOf(trustDomain, k), nil
 }
 
 func createAuthority(certFile, keyFile, trustDomain string) (*Authority, error) {
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	certPEM, keyPEM, err := generateKeys(trustDomain)
 	if err != nil {
 		return nil, err
 	}
-	now := time.Now()
-	tmpl := &x509.Certificate{
-		SerialNumber:          serial(),
-		Subject:               pkix.Name{CommonName: "Sealane federation " + trustDomain},
-		URIs:                  []*url.URL{{Scheme: "spiffe", Host: trustDomain}},
-		NotBefore:             now.Add(-clockSkew),
-		NotAfter:              now.Add(authorityValidity),
-		KeyUsage:              x509.KeyUsageCertSign | x509.KeyUsageCRLSign,
-		BasicConstraintsValid: true,
-		IsCA:                  true,
-		MaxPathLenZero:        true,
-	}
-	der, err := x509.CreateCertificate(rand.Reader, tmpl, tmpl, key.Public(), key)
-	if err != nil {
-		return nil, err
-	}
-	keyDER, err := x509.MarshalPKCS8PrivateKey(key)
-	if err != nil {
-		return nil, err
-	}
-	certPEM := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der})
-	keyPEM := pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: keyDER})
 	if err := os.MkdirAll(filepath.Dir(keyFile), 0o700); err != nil {
 		return nil, err
 	}
@@ -133,24 +97,42 @@ func createAuthority(certFile, keyFile, trustDomain string) (*Authority, error) 
 	if err := writeFile(certFile, certPEM, 0o644); err != nil {
 		return nil, err
 	}
-	return parseAuthority(certPEM, keyPEM, trustDomain)
+	k, err := parseKeys(certPEM, keyPEM, nil, trustDomain)
+	if err != nil {
+		return nil, err
+	}
+	return newAuthorityOf(trustDomain, k), nil
 }
 
 // TrustDomain is the authority's.
 func (a *Authority) TrustDomain() string { return a.trustDomain }
 
 // Certificate is the authority's own, in DER.
-func (a *Authority) Certificate() []byte { return a.cert.Raw }
+func (a *Authority) Certificate() []byte { return a.current.Load().cert.Raw }
+
+// Certificates are all that members shall trust, in DER: the authority's own
+// first.
+func (a *Authority) Certificates() [][]byte {
+	k := a.current.Load()
+	out := [][]byte{k.cert.Raw}
+	for _, c := range k.others {
+		out = append(out, c.Raw)
+	}
+	return out
+}
 
 // Hash is the SHA-256 of Certificate, in hex: what join tokens carry.
 func (a *Authority) Hash() string {
-	sum := sha256.Sum256(a.cert.Raw)
+	sum := sha256.Sum256(a.Certificate())
 	return hex.EncodeToString(sum[:])
 }
 
 func (a *Authority) pool() *x509.CertPool {
-	p := x509.NewCertPool()
-	p.AddCert(a.cert)
+	k, p := a.current.Load(), x509.NewCertPool()
+	p.AddCert(k.cert)
+	for _, c := range k.others {
+		p.AddCert(c)
+	}
 	return p
 }
 
@@ -173,7 +155,8 @@ func (a *Authority) Issue(cluster string, key crypto.PublicKey) (der []byte, not
 		ExtKeyUsage:           []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth, x509.ExtKeyUsageServerAuth},
 		BasicConstraintsValid: true,
 	}
-	der, err = x509.CreateCertificate(rand.Reader, tmpl, a.cert, key, a.key)
+	k := a.current.Load()
+	der, err = x509.CreateCertificate(rand.Reader, tmpl, k.cert, key, k.key)
 	return der, tmpl.NotAfter, err
 }
 
@@ -182,40 +165,35 @@ func (a *Authority) Issue(cluster string, key crypto.PublicKey) (der []byte, not
 // well before it expires. The chain includes the authority, by whose hash an
 // agent that enrols recognises its hub.
 func (a *Authority) Server(names []string) (func(*tls.ClientHelloInfo) (*tls.Certificate, error), error) {
+	get := a.source(func(k *keys) (*tls.Certificate, error) { return a.issueServer(k, names) })
+	_, err := get()
+	return func(*tls.ClientHelloInfo) (*tls.Certificate, error) { return get() }, err
+}
+
+// source keeps what issue makes until it is old, or the authority another.
+func (a *Authority) source(issue func(*keys) (*tls.Certificate, error)) func() (*tls.Certificate, error) {
 	var mu sync.Mutex
 	var current *tls.Certificate
-	get := func(*tls.ClientHelloInfo) (*tls.Certificate, error) {
+	var by *keys
+	return func() (*tls.Certificate, error) {
 		mu.Lock()
 		defer mu.Unlock()
-		if current != nil && a.now().Before(current.Leaf.NotAfter.Add(-serverValidity/3)) {
+		k := a.current.Load()
+		if current != nil && by == k && a.now().Before(current.Leaf.NotAfter.Add(-serverValidity/3)) {
 			return current, nil
 		}
-		c, err := a.issueServer(names)
+		c, err := issue(k)
 		if err != nil {
 			return nil, err
 		}
-		current = c
+		current, by = c, k
 		return c, nil
 	}
-	_, err := get(nil)
-	return get, err
 }
 
-func (a *Authority) issueServer(names []string) (*tls.Certificate, error) {
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		return nil, err
-	}
-	now := a.now()
-	tmpl := &x509.Certificate{
-		SerialNumber:          serial(),
-		Subject:               pkix.Name{CommonName: "sealane-hub"},
-		NotBefore:             now.Add(-clockSkew),
-		NotAfter:              now.Add(serverValidity),
-		KeyUsage:              x509.KeyUsageDigitalSignature,
-		ExtKeyUsage:           []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth},
-		BasicConstraintsValid: true,
-	}
+func (a *Authority) issueServer(k *keys, names []string) (*tls.Certificate, error) {
+	tmpl := a.hubTemplate()
+	tmpl.ExtKeyUsage = []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth}
 	for _, n := range names {
 		if ip := net.ParseIP(n); ip != nil {
 			tmpl.IPAddresses = append(tmpl.IPAddresses, ip)
@@ -223,15 +201,19 @@ func (a *Authority) issueServer(names []string) (*tls.Certificate, error) {
 			tmpl.DNSNames = append(tmpl.DNSNames, n)
 		}
 	}
-	der, err := x509.CreateCertificate(rand.Reader, tmpl, a.cert, key.Public(), a.key)
-	if err != nil {
-		return nil, err
+	return k.certify(tmpl)
+}
+
+func (a *Authority) hubTemplate() *x509.Certificate {
+	now := a.now()
+	return &x509.Certificate{
+		SerialNumber:          serial(),
+		Subject:               pkix.Name{CommonName: "sealane-hub"},
+		NotBefore:             now.Add(-clockSkew),
+		NotAfter:              now.Add(serverValidity),
+		KeyUsage:              x509.KeyUsageDigitalSignature,
+		BasicConstraintsValid: true,
 	}
-	leaf, err := x509.ParseCertificate(der)
-	if err != nil {
-		return nil, err
-	}
-	return &tls.Certificate{Certificate: [][]byte{der, a.cert.Raw}, PrivateKey: key, Leaf: leaf}, nil
 }
 
 // requestedKey takes the public key out of a certificate request, and nothing

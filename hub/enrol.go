@@ -85,7 +85,7 @@ func (e *enrolment) enrol(ctx context.Context, req *federationv1.EnrolRequest) (
 	}
 	return &federationv1.EnrolResponse{
 		Certificates: [][]byte{der},
-		Authorities:  [][]byte{e.authority.Certificate()},
+		Authorities:  e.authority.Certificates(),
 		TrustDomain:  e.authority.TrustDomain(),
 	}, nil
 }

@@ -43,7 +43,7 @@ func (g guard) unary(ctx context.Context, req any, info *grpc.UnaryServerInfo, n
 }
 
 func (g guard) stream(srv any, stream grpc.ServerStream, _ *grpc.StreamServerInfo, next grpc.StreamHandler) error {
-	id, err := g.identities.fromContext(stream.Context())
+	id, err := g.identities.fromStream(stream.Context())
 	if err != nil {
 		return err
 	}

@@ -65,9 +65,15 @@ func newTestHub(t testing.TB) *testHub {
 	}
 	var where Addresses
 	o.Listen = "127.0.0.1:0"
-	if err := o.startServer(t.Context(), parts, h.fleet, authority, h.cluster, &where); err != nil {
+	l, err := o.listen(t.Context(), &where)
+	if err != nil {
 		t.Fatal(err)
 	}
+	tokens, err := o.startServer(t.Context(), parts, l, h.fleet, authority, nil, h.cluster, &where)
+	if err != nil {
+		t.Fatal(err)
+	}
+	parts.start("announcer", func(ctx context.Context) error { return tokens.run(ctx, h.cluster.GetCache()) })
 	h.addr = where.Agents
 	h.stop = func() {
 		if err := parts.stop(); err != nil {

@@ -12,9 +12,11 @@ import (
 )
 
 // health answers whether the hub lives and whether it is ready: it has read all
-// resources and published a plan.
+// resources and published a plan, or passes sessions on to a replica that has.
 type health struct {
 	planned <-chan struct{}
+	// passes is closed when a replica that does not lead passes sessions on.
+	passes <-chan struct{}
 }
 
 func (h *health) handler(registry *prometheus.Registry) http.Handler {
@@ -23,6 +25,8 @@ func (h *health) handler(registry *prometheus.Registry) http.Handler {
 	mux.HandleFunc("GET /readyz", func(w http.ResponseWriter, _ *http.Request) {
 		select {
 		case <-h.planned:
+			_, _ = w.Write([]byte("ok\n"))
+		case <-h.passes:
 			_, _ = w.Write([]byte("ok\n"))
 		default:
 			http.Error(w, "starting: the resources are not read yet", http.StatusServiceUnavailable)

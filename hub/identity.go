@@ -26,6 +26,9 @@ type identity struct {
 	uid     types.UID // of the MemberCluster: one that is made anew is another
 	keyHash string
 	cert    *x509.Certificate
+	// via is the replica that passed the session on; from is where the member
+	// called it from. Both are empty if the member called this one.
+	via, from string
 }
 
 // identities decides whose certificate may speak for which member now. The
@@ -33,6 +36,7 @@ type identity struct {
 // the object there is no member.
 type identities struct {
 	trustDomain string
+	authority   *Authority
 	// cached reads are enough to accept (a change ends the session at once, see
 	// watchIdentities) but a refusal is always by a live one.
 	cached client.Reader
@@ -47,15 +51,38 @@ func identityOf(ctx context.Context) identity { return ctx.Value(identityKey{}).
 
 // fromContext authenticates the peer of a gRPC call.
 func (i *identities) fromContext(ctx context.Context) (identity, error) {
+	cert, err := peerCertificate(ctx)
+	if err != nil {
+		return identity{}, err
+	}
+	return i.authenticate(ctx, cert)
+}
+
+// fromStream does the same for a stream, which a replica may have passed on.
+func (i *identities) fromStream(ctx context.Context) (identity, error) {
+	cert, err := peerCertificate(ctx)
+	if err != nil || !isReplica(cert, i.trustDomain) {
+		return i.fromContext(ctx)
+	}
+	cert, from, err := i.relayed(ctx)
+	if err != nil {
+		return identity{}, err
+	}
+	id, err := i.authenticate(ctx, cert)
+	id.via, id.from = peerAddr(ctx), from
+	return id, err
+}
+
+func peerCertificate(ctx context.Context) (*x509.Certificate, error) {
 	p, _ := peer.FromContext(ctx)
 	if p == nil {
-		return identity{}, status.Error(codes.Unauthenticated, "no peer")
+		return nil, status.Error(codes.Unauthenticated, "no peer")
 	}
 	info, ok := p.AuthInfo.(credentials.TLSInfo)
 	if !ok || len(info.State.VerifiedChains) == 0 {
-		return identity{}, status.Error(codes.Unauthenticated, "a member's certificate is required: enrol first")
+		return nil, status.Error(codes.Unauthenticated, "a member's certificate is required: enrol first")
 	}
-	return i.authenticate(ctx, info.State.VerifiedChains[0][0])
+	return info.State.VerifiedChains[0][0], nil
 }
 
 // authenticate tells which member a verified certificate speaks for. The error

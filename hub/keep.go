@@ -7,11 +7,7 @@ import (
 	"encoding/hex"
 	"encoding/json"
 	"errors"
-	"fmt"
-	"io"
-	"io/fs"
 	"log/slog"
-	"os"
 	"slices"
 	"sync/atomic"
 	"time"
@@ -21,13 +17,6 @@ import (
 
 	"github.com/sealane/sealane/api/v1alpha1"
 	"github.com/sealane/sealane/topology"
-)
-
-const (
-	// keepInterval is how often, at most, what is in effect is written.
-	keepInterval = 200 * time.Millisecond
-	// maxKept bounds the file.
-	maxKept = 256 << 20
 )
 
 // keeper keeps over a restart which versions of objects are in effect, so that an
@@ -40,7 +29,7 @@ const (
 // changed meanwhile, and is refused, the version before goes on. To write first
 // would gain only that last case and cost each push a sync of the disk.
 type keeper struct {
-	path   string
+	place  keepPlace
 	log    *slog.Logger
 	latest atomic.Pointer[topology.Plan]
 	dirty  chan struct{} // one slot
@@ -55,8 +44,8 @@ type keptRef struct {
 	generation int64
 }
 
-func newKeeper(path string, log *slog.Logger) *keeper {
-	return &keeper{path: path, log: log, dirty: make(chan struct{}, 1)}
+func newKeeper(place keepPlace, log *slog.Logger) *keeper {
+	return &keeper{place: place, log: log, dirty: make(chan struct{}, 1)}
 }
 
 // offer has a plan kept soon. It never blocks.
@@ -68,20 +57,22 @@ func (k *keeper) offer(p *topology.Plan) {
 // run writes until ctx ends, and then what is not written yet.
 func (k *keeper) run(ctx context.Context) {
 	for await(ctx, k.dirty, nil, 0) {
-		if err := k.write(); err != nil {
-			k.log.Error("what is in effect is not kept for a restart, trying again", "file", k.path, "err", err)
+		if err := k.write(ctx); err != nil {
+			k.log.Error("what is in effect is not kept for a restart, trying again", "place", k.place, "err", err)
 			nudge(k.dirty)
 			pause(ctx, time.Second)
 		}
-		pause(ctx, keepInterval)
+		pause(ctx, k.place.interval())
 	}
-	if err := k.write(); err != nil {
-		k.log.Error("what is in effect is not kept for the next start", "file", k.path, "err", err)
+	last, cancel := context.WithTimeout(context.WithoutCancel(ctx), statusTimeout)
+	defer cancel()
+	if err := k.write(last); err != nil {
+		k.log.Error("what is in effect is not kept for the next start", "place", k.place, "err", err)
 	}
 }
 
 // write writes what the latest plan has in effect, if that is not on the disk.
-func (k *keeper) write() error {
+func (k *keeper) write(ctx context.Context) error {
 	p := k.latest.Load()
 	if p == nil {
 		return nil
@@ -101,11 +92,10 @@ func (k *keeper) write() error {
 	if err != nil {
 		return err
 	}
-	if len(data) > maxKept {
-		// Rather nothing than something old: then a restart freezes members.
-		err = errors.Join(fmt.Errorf("%d bytes are more than the %d that are kept", len(data), maxKept), removeFile(k.path))
-	} else {
-		err = writeFile(k.path, data, 0o600)
+	// What is too large is removed: rather nothing than something old, because then
+	// a restart freezes members.
+	if err = k.place.write(ctx, data); errors.Is(err, errTooLarge) {
+		err = errors.Join(err, k.place.write(ctx, nil))
 	}
 	if err == nil {
 		k.written = refs
@@ -113,18 +103,11 @@ func (k *keeper) write() error {
 	return err
 }
 
-func removeFile(path string) error {
-	if err := os.Remove(path); !errors.Is(err, fs.ErrNotExist) {
-		return err
-	}
-	return nil
-}
-
 // read returns what was kept, for the first plan. Objects are nil if nothing was,
 // or if it cannot be read: then the hub starts as if it had kept nothing.
-func (k *keeper) read() ([]metav1.Object, []topology.ObjectRef) {
-	data, err := readBounded(k.path, maxKept)
-	if errors.Is(err, fs.ErrNotExist) {
+func (k *keeper) read(ctx context.Context) ([]metav1.Object, []topology.ObjectRef) {
+	data, err := k.place.read(ctx)
+	if err == nil && data == nil {
 		return nil, nil
 	}
 	var objects []metav1.Object
@@ -134,23 +117,10 @@ func (k *keeper) read() ([]metav1.Object, []topology.ObjectRef) {
 	}
 	if err != nil {
 		k.log.Error("what was in effect before this start is not known: members on which a refused object may be keep what they have until it is mended or deleted",
-			"file", k.path, "err", err)
+			"place", k.place, "err", err)
 		return nil, nil
 	}
 	return objects, nowhere
-}
-
-func readBounded(path string, limit int64) ([]byte, error) {
-	f, err := os.Open(path)
-	if err != nil {
-		return nil, err
-	}
-	defer f.Close()
-	data, err := io.ReadAll(io.LimitReader(f, limit+1))
-	if err == nil && int64(len(data)) > limit {
-		err = fmt.Errorf("larger than %d bytes", limit)
-	}
-	return data, err
 }
 
 // keptHeader begins the file; the SHA-256 of the rest follows in hex, and a new

@@ -1,15 +1,21 @@
 package hub
 
 import (
+	"context"
+	"crypto/rand"
 	"crypto/sha256"
 	"encoding/hex"
+	"errors"
 	"log/slog"
 	"os"
 	"path/filepath"
 	"slices"
 	"testing"
 
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime/schema"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	federationv1 "github.com/sealane/sealane/api/federation/v1"
@@ -74,24 +80,24 @@ func TestRestartWithRefused(t *testing.T) {
 
 func TestKeeper(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "in-effect")
-	k := newKeeper(path, slog.New(slog.DiscardHandler))
-	if objects, _ := k.read(); objects != nil {
+	k := newKeeper(keepFile(path), slog.New(slog.DiscardHandler))
+	if objects, _ := k.read(t.Context()); objects != nil {
 		t.Errorf("read %v where there is no file", objects)
 	}
 	top := meshOf(everyone)
 	top.UID, top.Generation, top.Status.Members = "u", 3, "1/2"
 	k.latest.Store(topology.Compile(topology.Input{}))
-	if err := k.write(); err != nil {
+	if err := k.write(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	if objects, _ := k.read(); objects == nil || len(objects) > 0 {
+	if objects, _ := k.read(t.Context()); objects == nil || len(objects) > 0 {
 		t.Errorf("read %v, want no objects, which is known", objects)
 	}
 	k.latest.Store(topology.Compile(topology.Input{Topologies: []*v1alpha1.MessagingTopology{top}}))
-	if err := k.write(); err != nil {
+	if err := k.write(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	objects, _ := k.read()
+	objects, _ := k.read(t.Context())
 	want := top.DeepCopy()
 	want.Status = v1alpha1.MessagingTopologyStatus{}
 	if len(objects) != 1 {
@@ -103,7 +109,7 @@ func TestKeeper(t *testing.T) {
 	if err := os.Remove(path); err != nil {
 		t.Fatal(err)
 	}
-	if err := k.write(); err != nil {
+	if err := k.write(t.Context()); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := os.Stat(path); err == nil {
@@ -113,9 +119,66 @@ func TestKeeper(t *testing.T) {
 		if err := os.WriteFile(path, []byte(data), 0o600); err != nil {
 			t.Fatal(err)
 		}
-		if objects, _ := k.read(); objects != nil {
+		if objects, _ := k.read(t.Context()); objects != nil {
 			t.Errorf("%s: read %v", name, objects)
 		}
+	}
+}
+
+// fakeMaps holds ConfigMaps as an API server would.
+type fakeMaps map[string]*corev1.ConfigMap
+
+func (f fakeMaps) Get(_ context.Context, name string, _ metav1.GetOptions) (*corev1.ConfigMap, error) {
+	if f[name] == nil {
+		return nil, apierrors.NewNotFound(schema.GroupResource{Resource: "configmaps"}, name)
+	}
+	return f[name].DeepCopy(), nil
+}
+
+func (f fakeMaps) Create(_ context.Context, m *corev1.ConfigMap, _ metav1.CreateOptions) (*corev1.ConfigMap, error) {
+	f[m.Name] = m
+	return m, nil
+}
+
+func (f fakeMaps) Update(_ context.Context, m *corev1.ConfigMap, _ metav1.UpdateOptions) (*corev1.ConfigMap, error) {
+	f[m.Name] = m
+	return m, nil
+}
+
+func TestKeepInConfigMap(t *testing.T) {
+	maps := fakeMaps{}
+	place := &keepConfigMap{maps, "state"}
+	k := newKeeper(place, slog.New(slog.DiscardHandler))
+	if objects, _ := k.read(t.Context()); objects != nil {
+		t.Errorf("read %v where nothing is", objects)
+	}
+	top := meshOf(everyone)
+	top.UID, top.Generation = "u", 3
+	for range 2 { // made, then updated
+		k.written = nil
+		k.latest.Store(topology.Compile(topology.Input{Topologies: []*v1alpha1.MessagingTopology{top}}))
+		if err := k.write(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		if objects, _ := k.read(t.Context()); len(objects) != 1 || objects[0].GetUID() != "u" {
+			t.Errorf("read %v", objects)
+		}
+	}
+	maps["state"].BinaryData[keptKey] = []byte("nonsense")
+	if objects, _ := k.read(t.Context()); objects != nil {
+		t.Errorf("read %v of nonsense", objects)
+	}
+	// What does not fit is not kept, and neither is what was there before.
+	noise := make([]byte, 2*maxShared)
+	_, _ = rand.Read(noise)
+	if err := place.write(t.Context(), noise); !errors.Is(err, errTooLarge) {
+		t.Errorf("got %v, want errTooLarge", err)
+	}
+	if err := place.write(t.Context(), nil); err != nil {
+		t.Fatal(err)
+	}
+	if data, err := place.read(t.Context()); data != nil || err != nil {
+		t.Errorf("read %d bytes, %v", len(data), err)
 	}
 }
 

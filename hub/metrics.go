@@ -10,6 +10,8 @@ type metrics struct {
 	refusals   prometheus.Counter
 	sessions   *prometheus.CounterVec
 	enrolments *prometheus.CounterVec
+	leads      prometheus.Gauge
+	relayed    prometheus.Gauge
 }
 
 func newMetrics() *metrics {
@@ -32,9 +34,15 @@ func newMetrics() *metrics {
 		enrolments: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "sealane_hub_enrolments_total", Help: "Attempts to enrol, by result: the gRPC code.",
 		}, []string{"code"}),
+		leads: prometheus.NewGauge(prometheus.GaugeOpts{
+			Name: "sealane_hub_leader", Help: "1 if this replica plans and has the sessions, else 0.",
+		}),
+		relayed: prometheus.NewGauge(prometheus.GaugeOpts{
+			Name: "sealane_hub_relayed_sessions", Help: "Sessions that this replica passes on to the leader.",
+		}),
 	}
 }
 
 func (m *metrics) register(r prometheus.Registerer) {
-	r.MustRegister(m.connected, m.updates, m.bytes, m.refusals, m.sessions, m.enrolments)
+	r.MustRegister(m.connected, m.updates, m.bytes, m.refusals, m.sessions, m.enrolments, m.leads, m.relayed)
 }

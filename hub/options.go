@@ -25,12 +25,29 @@ type Options struct {
 	// SkipCRDs does not install the resource definitions into an API server that
 	// is not embedded: somebody else does.
 	SkipCRDs bool
+	// Namespace is where the objects are that replicas of a hub share.
+	Namespace string
+	// AuthoritySecret keeps the federation's authority, instead of DataDir.
+	// NoAuthority waits until somebody else has made it.
+	AuthoritySecret string
+	NoAuthority     bool
+	// Lease decides which of several replicas leads; empty: this hub is the only
+	// one. ReplicaHost is where the others reach this one, at the port of Listen.
+	Lease       string
+	ReplicaHost string
+	// StateConfigMap keeps what DataDir would keep from one start to the next, but
+	// for the authority and the epoch.
+	StateConfigMap string
+	// Epoch, if not 0, is used instead of that in DataDir.
+	Epoch uint64
 	// DataDir holds what must survive: keys and, embedded, the resources.
 	DataDir string
 	// Listen is where agents reach the hub. Advertise is the address that agents
 	// dial, if it is another; it goes into join tokens and the certificate.
 	Listen    string
 	Advertise string
+	// ServerNames are other names and addresses by which agents reach the hub.
+	ServerNames []string
 	// APIListen is where the embedded API is served.
 	APIListen string
 	// MetricsListen serves /metrics, /healthz and /readyz; empty: nothing does.
@@ -40,7 +57,8 @@ type Options struct {
 	TrustDomain string
 	Version     string
 	Log         *slog.Logger
-	// Ready is called once, when the hub has published its first plan.
+	// Ready is called once, when the hub has published its first plan, or serves
+	// agents beside a replica that leads.
 	Ready func(Addresses)
 }
 
@@ -76,6 +94,9 @@ func (o *Options) complete() error {
 		return errors.New("--embedded and --kubeconfig exclude each other: the resources are either in the hub's own API server or in that of the kubeconfig")
 	}
 	if err := validTrustDomain(o.TrustDomain); err != nil {
+		return err
+	}
+	if err := o.completeReplicas(); err != nil {
 		return err
 	}
 	if err := os.MkdirAll(o.DataDir, 0o700); err != nil {
@@ -137,7 +158,10 @@ func specific(host string) bool {
 
 // serverNames are the names under which agents may reach the hub.
 func (o *Options) serverNames(advertise string) []string {
-	names := []string{"localhost", "127.0.0.1", "::1"}
+	names := append([]string{"localhost", "127.0.0.1", "::1"}, o.ServerNames...)
+	if o.Lease != "" {
+		names = append(names, replicaName(o.TrustDomain))
+	}
 	for _, addr := range []string{advertise, o.Listen} {
 		if host, _, err := net.SplitHostPort(addr); err == nil && specific(host) {
 			names = append(names, host)

@@ -71,7 +71,7 @@ func NewReconciler(c cluster.Cluster, f *Fleet, file string, log *slog.Logger) *
 
 func newReconciler(c cluster.Cluster, f fleet, file string, log *slog.Logger) *Reconciler {
 	r := &Reconciler{
-		cache: c.GetCache(), fleet: f, log: log, keeper: newKeeper(file, log),
+		cache: c.GetCache(), fleet: f, log: log, keeper: newKeeper(keepFile(file), log),
 		planDirty: make(chan struct{}, 1), statusDirty: make(chan struct{}, 1),
 	}
 	r.writer = newStatusWriter(c.GetClient(), log, func() { nudge(r.statusDirty) })
@@ -103,7 +103,7 @@ func (r *Reconciler) Run(ctx context.Context) error {
 func (r *Reconciler) plans(ctx context.Context) {
 	g := &gatherer{reader: r.cache}
 	var plan *topology.Plan
-	inEffect, nowhere := r.keeper.read()
+	inEffect, nowhere := r.keeper.read(ctx)
 	for await(ctx, r.planDirty, nil, 0) {
 		began := time.Now()
 		in, err := g.gather(ctx)

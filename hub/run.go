@@ -26,13 +26,17 @@ func Run(ctx context.Context, o Options) (err error) {
 	if err := o.complete(); err != nil {
 		return err
 	}
-	authority, err := OpenAuthority(filepath.Join(o.DataDir, "pki"), o.TrustDomain)
-	if err != nil {
-		return err
+	var authority *Authority // nil: in a Secret
+	if o.AuthoritySecret == "" {
+		if authority, err = OpenAuthority(filepath.Join(o.DataDir, "pki"), o.TrustDomain); err != nil {
+			return err
+		}
 	}
-	epoch, err := openEpoch(filepath.Join(o.DataDir, "epoch"))
-	if err != nil {
-		return err
+	epoch := o.Epoch
+	if epoch == 0 {
+		if epoch, err = openEpoch(filepath.Join(o.DataDir, "epoch")); err != nil {
+			return err
+		}
 	}
 	ctrllog.SetLogger(logr.FromSlogHandler(o.Log.With("component", "kubernetes").Handler()))
 	// What runs is stopped in reverse, so that nothing misses what it uses; in
@@ -48,10 +52,15 @@ func (o *Options) run(parts *stack, fleet *Fleet, authority *Authority) error {
 	ctx := parts.ctx
 	where := Addresses{}
 	var err error
-	if where.Metrics, err = o.startMetrics(parts, fleet); err != nil {
+	passes := make(chan struct{})
+	if where.Metrics, err = o.startMetrics(parts, fleet, passes); err != nil {
 		return err
 	}
 	cfg, err := o.startAPI(ctx, parts, &where)
+	if err != nil {
+		return err
+	}
+	secret, authority, err := o.openSecret(ctx, cfg, authority)
 	if err != nil {
 		return err
 	}
@@ -59,10 +68,32 @@ func (o *Options) run(parts *stack, fleet *Fleet, authority *Authority) error {
 	if err != nil {
 		return err
 	}
-	if err := o.startServer(ctx, parts, fleet, authority, c, &where); err != nil {
+	l, err := o.listen(ctx, &where)
+	if err != nil {
 		return err
 	}
-	parts.start("reconciler", NewReconciler(c, fleet, filepath.Join(o.DataDir, "in-effect"), o.Log).Run)
+	lease, err := o.startLease(parts, cfg, l)
+	if err != nil {
+		l.Close()
+		return err
+	}
+	tokens, err := o.startServer(ctx, parts, l, fleet, authority, lease, c, &where)
+	if err != nil {
+		return err
+	}
+	if secret != nil {
+		parts.start("authority", func(ctx context.Context) error { secret.follow(ctx, authority, tokens.look); return nil })
+	}
+	if !o.awaitLead(ctx, lease, passes, where) {
+		return nil
+	}
+	fleet.metrics.leads.Set(1)
+	parts.start("announcer", func(ctx context.Context) error { return tokens.run(ctx, c.GetCache()) })
+	reconciler := NewReconciler(c, fleet, filepath.Join(o.DataDir, "in-effect"), o.Log)
+	if err := o.keepState(reconciler, cfg); err != nil {
+		return err
+	}
+	parts.start("reconciler", reconciler.Run)
 	select {
 	case <-fleet.planned:
 	case <-ctx.Done():
@@ -70,9 +101,7 @@ func (o *Options) run(parts *stack, fleet *Fleet, authority *Authority) error {
 	}
 	o.Log.Info("hub is ready", "version", o.Version, "agents", where.Agents, "advertise", where.Advertise, "api", where.API,
 		"kubeconfig", where.Kubeconfig, "metrics", where.Metrics, "trust_domain", o.TrustDomain, "authority", authority.Hash(), "epoch", fleet.epoch)
-	if o.Ready != nil {
-		o.Ready(where)
-	}
+	o.ready(where)
 	<-ctx.Done()
 	o.Log.Info("hub stops")
 	return nil
@@ -141,35 +170,41 @@ func (o *Options) startCache(ctx context.Context, parts *stack, cfg *rest.Config
 	return c, nil
 }
 
-// startServer listens for agents.
-func (o *Options) startServer(ctx context.Context, parts *stack, fleet *Fleet, authority *Authority, c cluster.Cluster, where *Addresses) error {
+// listen is where agents reach the hub.
+func (o *Options) listen(ctx context.Context, where *Addresses) (net.Listener, error) {
 	l, err := (&net.ListenConfig{}).Listen(ctx, "tcp", o.Listen)
 	if err != nil {
-		return fmt.Errorf("--listen %s: %w", o.Listen, err)
+		return nil, fmt.Errorf("--listen %s: %w", o.Listen, err)
 	}
 	where.Agents = l.Addr().String()
 	if where.Advertise, err = o.advertised(l.Addr()); err != nil {
 		l.Close()
-		return err
+		return nil, err
 	}
-	ids := &identities{trustDomain: o.TrustDomain, cached: c.GetCache(), live: c.GetAPIReader(), writer: c.GetClient()}
+	return l, nil
+}
+
+// startServer serves agents. What it returns announces tokens, once it runs.
+func (o *Options) startServer(ctx context.Context, parts *stack, l net.Listener, fleet *Fleet, authority *Authority, lease *lease, c cluster.Cluster, where *Addresses) (*announcer, error) {
+	ids := &identities{trustDomain: o.TrustDomain, authority: authority, cached: c.GetCache(), live: c.GetAPIReader(), writer: c.GetClient()}
 	server, err := newServer(fleet, authority, ids, o.serverNames(where.Advertise), o.Log)
 	if err != nil {
 		l.Close()
-		return err
+		return nil, err
+	}
+	if lease != nil {
+		server.relay = newRelay(lease, authority, fleet.metrics)
 	}
 	if err := watchIdentities(ctx, c.GetCache(), fleet); err != nil {
 		l.Close()
-		return err
+		return nil, err
 	}
-	tokens := &announcer{hub: where.Advertise, authority: authority.Hash(), client: c.GetClient(), log: o.Log}
-	parts.start("announcer", func(ctx context.Context) error { return tokens.run(ctx, c.GetCache()) })
 	parts.start("server for agents", func(ctx context.Context) error { return server.serve(ctx, l) })
-	return nil
+	return newAnnouncer(where.Advertise, authority, c.GetClient(), o.Log), nil
 }
 
 // startMetrics serves metrics and health, if it shall.
-func (o *Options) startMetrics(parts *stack, fleet *Fleet) (string, error) {
+func (o *Options) startMetrics(parts *stack, fleet *Fleet, passes <-chan struct{}) (string, error) {
 	if o.MetricsListen == "" {
 		return "", nil
 	}
@@ -180,7 +215,7 @@ func (o *Options) startMetrics(parts *stack, fleet *Fleet) (string, error) {
 	if err != nil {
 		return "", fmt.Errorf("--metrics-listen %s: %w: choose another address, or --metrics-listen \"\" for none", o.MetricsListen, err)
 	}
-	h := &health{planned: fleet.planned}
+	h := &health{planned: fleet.planned, passes: passes}
 	parts.start("server of metrics", func(ctx context.Context) error { return h.serve(ctx, l, registry) })
 	return l.Addr().String(), nil
 }

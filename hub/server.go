@@ -1,6 +1,7 @@
 package hub
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
 	"errors"
@@ -43,6 +44,7 @@ type server struct {
 
 	fleet      *Fleet
 	authority  *Authority
+	relay      *relay // nil: this hub is the only one
 	identities *identities
 	renewals   *limits
 	log        *slog.Logger
@@ -60,12 +62,17 @@ func newServer(f *Fleet, a *Authority, ids *identities, names []string, log *slo
 	guard := guard{identities: ids, enrolments: newEnrolmentLimits(), sessions: newLimits(1, 30), metrics: f.metrics}
 	s.grpc = grpc.NewServer(
 		grpc.Creds(credentials.NewTLS(&tls.Config{
-			MinVersion:     tls.VersionTLS13,
-			GetCertificate: certificate,
-			// Enrolment has no certificate yet; guard refuses all else without one.
-			ClientAuth:             tls.VerifyClientCertIfGiven,
-			ClientCAs:              a.pool(),
-			SessionTicketsDisabled: true,
+			MinVersion: tls.VersionTLS13,
+			GetConfigForClient: func(*tls.ClientHelloInfo) (*tls.Config, error) {
+				return &tls.Config{
+					MinVersion:     tls.VersionTLS13,
+					GetCertificate: certificate,
+					// Enrolment has no certificate yet; guard refuses all else without one.
+					ClientAuth:             tls.VerifyClientCertIfGiven,
+					ClientCAs:              a.pool(),
+					SessionTicketsDisabled: true,
+				}, nil
+			},
 		})),
 		grpc.UnaryInterceptor(guard.unary),
 		grpc.StreamInterceptor(guard.stream),
@@ -112,7 +119,10 @@ func (s *server) serve(ctx context.Context, l net.Listener) error {
 
 // stop ends all sessions, which their agents are told, and then the server.
 func (s *server) stop() {
-	s.fleet.shut(status.Error(codes.Unavailable, "the hub is shutting down"))
+	s.fleet.shut(errStopping)
+	if s.relay != nil {
+		close(s.relay.stopped)
+	}
 	done := make(chan struct{})
 	go func() { s.grpc.GracefulStop(); close(done) }()
 	t := time.NewTimer(stopTimeout)
@@ -143,7 +153,7 @@ func (s *server) Renew(ctx context.Context, req *federationv1.RenewRequest) (*fe
 		return nil, err
 	}
 	s.log.Info("certificate renewed", "cluster", id.cluster, "not_after", notAfter)
-	return &federationv1.RenewResponse{Certificates: [][]byte{der}, Authorities: [][]byte{s.authority.Certificate()}}, nil
+	return &federationv1.RenewResponse{Certificates: [][]byte{der}, Authorities: s.authority.Certificates()}, nil
 }
 
 // renewed notes the key of a renewal. The present key stays valid until the new
@@ -173,6 +183,15 @@ type syncStream = grpc.BidiStreamingServer[federationv1.AgentMessage, federation
 func (s *server) Sync(stream syncStream) error {
 	ctx := stream.Context()
 	id := identityOf(ctx)
+	if s.relay != nil {
+		switch leader, leads := s.relay.lease.leader(); {
+		case leads:
+		case id.via != "":
+			return errNotLeader // never a second time
+		default:
+			return s.relay.pass(stream, id, leader)
+		}
+	}
 	hello, err := s.hello(stream)
 	if err != nil {
 		return err
@@ -190,7 +209,7 @@ func (s *server) Sync(stream syncStream) error {
 	case now.uid != id.uid:
 		session.end(errRemoved(id.cluster))
 	}
-	s.log.Info("session opened", "cluster", id.cluster, "from", peerAddr(ctx), "agent", hello.GetAgent().GetVersion(), "inventory", welcome.WantInventory)
+	s.log.Info("session opened", "cluster", id.cluster, "from", cmp.Or(id.from, peerAddr(ctx)), "via", id.via, "agent", hello.GetAgent().GetVersion(), "inventory", welcome.WantInventory)
 	err = s.run(stream, session, welcome)
 	session.end(err)
 	s.log.Info("session ended", "cluster", id.cluster, "reason", session.err)

@@ -357,7 +357,7 @@ func TestSessionNeedsOurCertificate(t *testing.T) {
 	expired := issue(h.authority, name)
 	h.authority.now = time.Now
 	wantStatus(t, call(expired), codes.Unavailable, "") // at TLS
-	server, err := h.authority.issueServer([]string{"x"})
+	server, err := h.authority.issueServer(h.authority.current.Load(), []string{"x"})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -53,11 +53,19 @@ func mayUse(m *v1alpha1.MemberCluster, key string) bool {
 // announcer writes into every JoinToken what else belongs into its text: where
 // the hub is and who vouches for it.
 type announcer struct {
-	hub       string // host:port that agents dial
-	authority string // hash
+	hub       string        // host:port that agents dial
+	authority func() string // hash
 	client    client.Client
 	log       *slog.Logger
+	again     chan struct{} // one slot: all tokens are to be looked at
 }
+
+func newAnnouncer(hub string, authority *Authority, c client.Client, log *slog.Logger) *announcer {
+	return &announcer{hub: hub, authority: authority.Hash, client: c, log: log, again: make(chan struct{}, 1)}
+}
+
+// look has all tokens looked at again.
+func (a *announcer) look() { nudge(a.again) }
 
 // run announces until ctx ends.
 func (a *announcer) run(ctx context.Context, c ctrlcache.Cache) error {
@@ -81,8 +89,16 @@ func (a *announcer) run(ctx context.Context, c ctrlcache.Cache) error {
 	}
 	defer func() { _ = informer.RemoveEventHandler(handler) }()
 	go func() {
-		<-ctx.Done()
-		queue.ShutDown()
+		defer queue.ShutDown()
+		for await(ctx, a.again, nil, 0) {
+			var all v1alpha1.JoinTokenList
+			if err := a.client.List(ctx, &all); err != nil {
+				a.log.Warn("join tokens not announced again", "err", err)
+			}
+			for i := range all.Items {
+				add(&all.Items[i])
+			}
+		}
 	}()
 	for {
 		name, down := queue.Get()
@@ -102,7 +118,7 @@ func (a *announcer) run(ctx context.Context, c ctrlcache.Cache) error {
 }
 
 func (a *announcer) done(t *v1alpha1.JoinToken) bool {
-	return t.Status.Hub == a.hub && t.Status.Authority == a.authority
+	return t.Status.Hub == a.hub && t.Status.Authority == a.authority()
 }
 
 func (a *announcer) announce(ctx context.Context, name string) error {
@@ -114,6 +130,6 @@ func (a *announcer) announce(ctx context.Context, name string) error {
 		return nil
 	}
 	before := t.DeepCopy()
-	t.Status.Hub, t.Status.Authority = a.hub, a.authority
+	t.Status.Hub, t.Status.Authority = a.hub, a.authority()
 	return client.IgnoreNotFound(a.client.Status().Patch(ctx, t, client.MergeFrom(before)))
 }

@@ -33,12 +33,15 @@ const example = `  # A hub with its own API server; then: export KUBECONFIG=./hu
   sealane-hub --embedded --data ./hub --advertise hub.example.com:7443
 
   # A hub that keeps its resources in a Kubernetes cluster
-  sealane-hub --kubeconfig ~/.kube/config --data ./hub --advertise hub.example.com:7443`
+  sealane-hub --kubeconfig ~/.kube/config --data ./hub --advertise hub.example.com:7443
+
+  # One of several replicas inside a cluster, as charts/hub runs them
+  sealane-hub --authority-secret hub-authority --state-configmap hub-state --lease hub --replica-host $POD_IP --advertise hub.example.com:7443`
 
 func newCommand() *cobra.Command {
 	o := hub.Options{Version: version}
 	var level, format string
-	installCRDs := true
+	installCRDs, createAuthority := true, true
 	cmd := &cobra.Command{
 		Use:   "sealane-hub",
 		Short: "Run the hub of a Sealane federation",
@@ -67,7 +70,7 @@ after SIGINT or SIGTERM, 1 if the hub failed, 2 if the command line is wrong.`,
 				return usageError{err}
 			}
 			slog.SetDefault(log) // for libraries that know no other
-			o.Log, o.SkipCRDs = log, !installCRDs
+			o.Log, o.SkipCRDs, o.NoAuthority = log, !installCRDs, !createAuthority
 			return hub.Run(cmd.Context(), o)
 		},
 	}
@@ -85,6 +88,14 @@ after SIGINT or SIGTERM, 1 if the hub failed, 2 if the command line is wrong.`,
 	f.StringVar(&o.MetricsListen, "metrics-listen", hub.DefaultMetricsListen, "`host:port` to serve /metrics, /healthz and /readyz at; empty: nowhere")
 	f.StringVar(&o.TrustDomain, "trust-domain", hub.DefaultTrustDomain, "`name` that is part of every member's identity; fixed at the first start")
 	f.BoolVar(&installCRDs, "install-crds", true, "install the resource definitions into an API server that is not embedded")
+	f.StringSliceVar(&o.ServerNames, "server-name", nil, "another `name` or address by which agents reach the hub (repeatable)")
+	f.StringVar(&o.AuthoritySecret, "authority-secret", "", "keep the authority in the Secret of this `name`, not in the data folder")
+	f.BoolVar(&createAuthority, "create-authority", true, "make the authority if that Secret is absent; false: wait for it")
+	f.StringVar(&o.StateConfigMap, "state-configmap", "", "keep in the ConfigMap of this `name` what else must survive, but for the epoch")
+	f.StringVar(&o.Lease, "lease", "", "`name` of the Lease by which several replicas agree who leads (default: there is one hub)")
+	f.StringVar(&o.ReplicaHost, "replica-host", "", "`address` at which the other replicas reach this one, at the port of --listen")
+	f.StringVar(&o.Namespace, "namespace", "", "`namespace` of the Secret, the ConfigMap and the Lease (default: that of the hub's service account)")
+	f.Uint64Var(&o.Epoch, "epoch", 0, "epoch of the hub's resources (default: the `number` in the data folder)")
 	f.StringVar(&level, "log-level", "info", "least `level` to log: debug, info, warn or error")
 	f.StringVar(&format, "log-format", "text", "`format` of the log: text or json")
 	return cmd

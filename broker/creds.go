@@ -35,6 +35,13 @@ func AgentJWT(k *Keyring, account string) (string, error) {
 	return signUser(k, account, k.AgentUser(account).Public, "agent", agentTypes, userEpoch)
 }
 
+// AgentJWTUntil is AgentJWT with an end.
+func AgentJWTUntil(k *Keyring, account string, end time.Time) (string, error) {
+	c := newUser(k.AgentUser(account).Public, "agent", agentTypes)
+	c.Expires = end.Unix()
+	return Sign(c, k.Account(account), time.Now())
+}
+
 // FormatCreds is the content of a credentials file: a user JWT and its key.
 func FormatCreds(token string, user KeyPair) ([]byte, error) {
 	seed, err := user.Seed()

@@ -22,6 +22,9 @@ type Config struct {
 	// a remote or LinkListen is set. It is not modified, and must not be after it
 	// was passed: a renewed certificate comes in a new one.
 	TLS *tls.Config
+	// Authorities are those of TLS.RootCAs in DER, for a runtime that must pass them
+	// on to servers outside this process.
+	Authorities [][]byte
 	// TrustDomain of the federation; a remote's certificate must carry
 	// federationv1.MemberDNSName of the peer.
 	TrustDomain string

@@ -55,7 +55,7 @@ func (n *Node) Observe(streams bool) *brokerv1.Observation {
 	}
 	for _, a := range j.AccountDetails {
 		for _, s := range a.Streams {
-			o.Streams = append(o.Streams, streamOf(a.Name, s, o.Server))
+			o.Streams = append(o.Streams, streamOf(a.Id, s, o.Server))
 		}
 	}
 	return o

@@ -1,0 +1,294 @@
+package statefulset
+
+import (
+	"context"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/tls"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"errors"
+	"fmt"
+	"log/slog"
+	"math/big"
+	"net/url"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+
+	federationv1 "github.com/sealane/sealane/api/federation/v1"
+	"github.com/sealane/sealane/broker"
+)
+
+const testDomain = "test.local"
+
+// world is one member whose servers run on this machine.
+type world struct {
+	t       *testing.T
+	place   *machine
+	keyring *broker.Keyring
+	dir     string
+	rt      *Runtime
+	config  broker.Config
+	parts   []*federationv1.Part
+}
+
+func ctxFor(t *testing.T) context.Context {
+	ctx, cancel := context.WithTimeout(context.Background(), 90*time.Second)
+	t.Cleanup(cancel)
+	return ctx
+}
+
+func eventually(t *testing.T, what string, f func() error) {
+	t.Helper()
+	deadline := time.After(90 * time.Second)
+	poll := time.NewTicker(20 * time.Millisecond)
+	defer poll.Stop()
+	for {
+		err := f()
+		if err == nil {
+			return
+		}
+		select {
+		case <-poll.C:
+		case <-deadline:
+			t.Fatalf("%s: %v", what, err)
+		}
+	}
+}
+
+func newWorld(t *testing.T, replicas int) *world {
+	t.Helper()
+	w := &world{t: t, place: newMachine(t), dir: t.TempDir()}
+	var err error
+	if w.keyring, err = broker.LoadOrCreateKeyring(w.dir + "/seed"); err != nil {
+		t.Fatal(err)
+	}
+	c, authority := federationTLS(t, "a")
+	w.config = broker.Config{
+		Cluster: "a", TrustDomain: testDomain, TLS: c, Authorities: [][]byte{authority},
+		Spec: &federationv1.BrokerSpec{MaxStorage: 64 << 20, MaxMemory: 8 << 20, Replicas: int32(replicas)},
+	}
+	w.open()
+	t.Cleanup(w.close)
+	return w
+}
+
+func (w *world) open() {
+	w.t.Helper()
+	var err error
+	log := slog.New(slog.NewTextHandler(&agentWriter{w.t}, nil))
+	if w.rt, err = New(Options{DataDir: w.dir, Member: "a", Keyring: w.keyring, Place: w.place, Log: log}); err != nil {
+		w.t.Fatal(err)
+	}
+}
+
+func (w *world) close() {
+	if err := w.rt.Shutdown(context.Background()); err != nil {
+		w.t.Error(err)
+	}
+}
+
+type agentWriter struct{ t *testing.T }
+
+func (w *agentWriter) Write(p []byte) (int, error) {
+	w.t.Helper()
+	w.t.Log(strings.TrimSuffix(string(p), "\n"))
+	return len(p), nil
+}
+
+// federationTLS makes a federation of one member.
+func federationTLS(t *testing.T, name string) (*tls.Config, []byte) {
+	t.Helper()
+	caKey, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ca := &x509.Certificate{
+		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "federation"}, IsCA: true, BasicConstraintsValid: true,
+		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour), KeyUsage: x509.KeyUsageCertSign,
+	}
+	caDER, err := x509.CreateCertificate(rand.Reader, ca, ca, caKey.Public(), caKey)
+	if err != nil {
+		t.Fatal(err)
+	}
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	id, _ := url.Parse(federationv1.MemberID(testDomain, name))
+	tmpl := &x509.Certificate{
+		SerialNumber: big.NewInt(2), NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour),
+		URIs: []*url.URL{id}, DNSNames: []string{federationv1.MemberDNSName(testDomain, name)},
+		KeyUsage: x509.KeyUsageDigitalSignature, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth},
+	}
+	der, err := x509.CreateCertificate(rand.Reader, tmpl, ca, key.Public(), caKey)
+	if err != nil {
+		t.Fatal(err)
+	}
+	pool := x509.NewCertPool()
+	cert, _ := x509.ParseCertificate(caDER)
+	pool.AddCert(cert)
+	return &tls.Config{Certificates: []tls.Certificate{{Certificate: [][]byte{der}, PrivateKey: key}}, RootCAs: pool, ClientCAs: pool}, caDER
+}
+
+func (w *world) account(names ...string) {
+	for _, name := range names {
+		w.parts = append(w.parts, &federationv1.Part{
+			Id:   federationv1.AccountID(name),
+			Spec: &federationv1.Part_Account{Account: &federationv1.AccountSpec{Name: name, Application: true}},
+		})
+	}
+}
+
+func (w *world) setAccounts() {
+	w.t.Helper()
+	claims, errs := w.keyring.Accounts("a", w.parts)
+	if len(errs) > 0 {
+		w.t.Fatal(errs)
+	}
+	if errs := w.rt.SetAccounts(ctxFor(w.t), claims); len(errs) > 0 {
+		w.t.Fatal(errs)
+	}
+}
+
+func (w *world) start() {
+	w.t.Helper()
+	w.setAccounts()
+	w.configure()
+	w.setAccounts()
+}
+
+func (w *world) configure() {
+	w.t.Helper()
+	if _, err := w.rt.Configure(ctxFor(w.t), w.config); err != nil {
+		w.t.Fatal(err)
+	}
+}
+
+// settled waits until n servers run and nothing is to be done.
+func (w *world) settled(n int) {
+	w.t.Helper()
+	eventually(w.t, fmt.Sprintf("%d servers", n), func() error {
+		if got := len(w.rt.pods()); got != n {
+			return fmt.Errorf("%d servers: %s", got, w.rt.Status())
+		}
+		if s := w.rt.Status(); s != (action{kind: rest}).String() {
+			return errors.New(s)
+		}
+		return nil
+	})
+}
+
+// app connects as an application does; server < 0: to any.
+func (w *world) app(account string, server int, opts ...nats.Option) *nats.Conn {
+	w.t.Helper()
+	nc, err := w.tryApp(account, server, opts...)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	return nc
+}
+
+func (w *world) tryApp(account string, server int, opts ...nats.Option) (*nats.Conn, error) {
+	creds, err := broker.UserCreds(w.keyring, account)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	urls := w.rt.ClientURL()
+	if server >= 0 {
+		urls = "tls://" + w.place.Address(server).Client
+	}
+	pool := x509.NewCertPool()
+	pool.AppendCertsFromPEM(w.rt.ClientCA())
+	nc, err := nats.Connect(urls, append([]nats.Option{
+		nats.UserCredentialBytes(creds), nats.MaxReconnects(-1), nats.ReconnectWait(20 * time.Millisecond), nats.ReconnectJitter(0, 0),
+		nats.Secure(&tls.Config{MinVersion: tls.VersionTLS12, RootCAs: pool}), nats.IgnoreDiscoveredServers(),
+		nats.ErrorHandler(func(*nats.Conn, *nats.Subscription, error) {}),
+	}, opts...)...)
+	if err == nil {
+		w.t.Cleanup(nc.Close)
+	}
+	return nc, err
+}
+
+func jsOf(t *testing.T, nc *nats.Conn) jetstream.JetStream {
+	t.Helper()
+	js, err := jetstream.New(nc)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return js
+}
+
+func (w *world) stream(nc *nats.Conn, name string, replicas, messages int) {
+	w.t.Helper()
+	js := jsOf(w.t, nc)
+	eventually(w.t, "create stream "+name, func() error {
+		ctx, cancel := context.WithTimeout(ctxFor(w.t), 5*time.Second)
+		defer cancel()
+		_, err := js.CreateOrUpdateStream(ctx, jetstream.StreamConfig{Name: name, Subjects: []string{name + ".>"}, Replicas: replicas})
+		return err
+	})
+	for i := range messages {
+		if _, err := js.Publish(ctxFor(w.t), name+".x", fmt.Appendf(nil, "%d", i)); err != nil {
+			w.t.Fatal(err)
+		}
+	}
+}
+
+func (w *world) wantMessages(nc *nats.Conn, name string, n uint64) {
+	w.t.Helper()
+	js := jsOf(w.t, nc)
+	eventually(w.t, "messages of "+name, func() error {
+		ctx, cancel := context.WithTimeout(ctxFor(w.t), 5*time.Second)
+		defer cancel()
+		s, err := js.Stream(ctx, name)
+		if err != nil {
+			return err
+		}
+		if got := s.CachedInfo().State.Msgs; got != n {
+			return fmt.Errorf("%d messages, want %d", got, n)
+		}
+		return nil
+	})
+}
+
+// One server becomes three and one again; what was stored stays, wherever it was.
+func TestScale(t *testing.T) {
+	w := newWorld(t, 1)
+	w.account("app", "other")
+	w.start()
+	w.settled(1)
+	nc := w.app("app", -1)
+	w.stream(nc, "ONE", 1, 20)
+
+	w.config.Spec = &federationv1.BrokerSpec{MaxStorage: 64 << 20, MaxMemory: 8 << 20, Replicas: 3}
+	w.configure()
+	w.settled(3)
+	w.stream(nc, "ONE", 3, 0)
+	w.stream(nc, "THREE", 3, 20)
+	for i := range 6 { // wherever they come to be
+		w.stream(nc, fmt.Sprintf("S%d", i), 1, 5)
+	}
+	w.settled(3)
+
+	w.config.Spec = &federationv1.BrokerSpec{MaxStorage: 64 << 20, MaxMemory: 8 << 20, Replicas: 1}
+	w.configure()
+	w.settled(1)
+	w.wantMessages(nc, "ONE", 20)
+	w.wantMessages(nc, "THREE", 20)
+	for i := range 6 {
+		w.wantMessages(nc, fmt.Sprintf("S%d", i), 5)
+	}
+
+	// And back at once: who left comes as someone else.
+	w.config.Spec = &federationv1.BrokerSpec{MaxStorage: 64 << 20, MaxMemory: 8 << 20, Replicas: 3}
+	w.configure()
+	w.settled(3)
+	w.wantMessages(nc, "THREE", 20)
+}

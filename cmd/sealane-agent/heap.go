@@ -9,10 +9,10 @@ import (
 // memory. Without it the heap of an agent is a few MiB, and under load, when NATS
 // makes more than a kilobyte of garbage a message, is collected a hundred times a
 // second (ADR 12).
-const heapFloor = 24 << 20
+const heapFloor = 16 << 20
 
-// raiseHeap makes the collector wait until about 32 MiB more than otherwise are
-// garbage. A large heap is collected as ever. Who tunes the collector is not
+// raiseHeap makes the collector wait until about 16 MiB more than otherwise are
+// garbage, which matters for small heaps only. Who tunes the collector is not
 // interfered with.
 func raiseHeap() (release func()) {
 	if os.Getenv("GOGC") != "" || os.Getenv("GOMEMLIMIT") != "" {

@@ -237,6 +237,8 @@ func compareDurable(ctx context.Context, w *tabwriter.Writer, o options, p, secu
 		name string
 		from *nats.Conn
 		to   jetstream.Stream
+		// servers are the two processes at the ends.
+		servers []int
 	}
 	var ends []end
 	for _, e := range []struct {
@@ -275,10 +277,22 @@ func compareDurable(ctx context.Context, w *tabwriter.Writer, o options, p, secu
 		if err != nil {
 			return err
 		}
-		ends = append(ends, end{e.name, a, to})
+		var servers []int
+		for i, member := range []string{origin, near} {
+			if e.byHand != nil {
+				servers = append(servers, e.byHand.procs[i].Process.Pid)
+				continue
+			}
+			pid, err := f.pid("members/" + member)
+			if err != nil {
+				return err
+			}
+			servers = append(servers, pid)
+		}
+		ends = append(ends, end{e.name, a, to, servers})
 	}
 	for _, size := range []int{128, 1024} {
-		rates := make([][]float64, len(ends))
+		rates, cpu := make([][]float64, len(ends)), make([][]float64, len(ends))
 		for round := range o.rounds {
 			fmt.Fprintf(os.Stderr, "durable %d B, round %d of %d ...\n", size, round+1, o.rounds)
 			for k := range ends {
@@ -286,16 +300,25 @@ func compareDurable(ctx context.Context, w *tabwriter.Writer, o options, p, secu
 				if round%2 == 1 {
 					i = len(ends) - 1 - i
 				}
+				used, err := cpuTime(ends[i].servers)
+				if err != nil {
+					return err
+				}
 				rate, err := storeAndCopy(ctx, ends[i].from, ends[i].to, "durable.x", o.messages/2, size)
 				if err != nil {
 					return fmt.Errorf("durable, %s: %w", ends[i].name, err)
 				}
+				now, err := cpuTime(ends[i].servers)
+				if err != nil {
+					return err
+				}
 				rates[i] = append(rates[i], rate)
+				cpu[i] = append(cpu[i], float64(now-used)/float64(o.messages/2))
 			}
 		}
-		fmt.Fprintf(w, "durable copies of %d B\tmsg/s\tof by hand\tof by hand with TLS\n", size)
+		fmt.Fprintf(w, "durable copies of %d B\tmsg/s\tof by hand\tof by hand with TLS\tservers' CPU a message\n", size)
 		for i, e := range ends {
-			fmt.Fprintf(w, "  %s\t%.0f\t%.2f\t%.2f\n", e.name, median(rates[i]), ratio(rates[i], rates[0]), ratio(rates[i], rates[1]))
+			fmt.Fprintf(w, "  %s\t%.0f\t%.2f\t%.2f\t%.2fµs\n", e.name, median(rates[i]), ratio(rates[i], rates[0]), ratio(rates[i], rates[1]), mean(cpu[i])/float64(time.Microsecond))
 		}
 		fmt.Fprintln(w)
 	}

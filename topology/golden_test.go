@@ -194,7 +194,10 @@ func describe(p *Plan) []section {
 	var problems, links strings.Builder
 	for _, x := range p.Problems {
 		word := "refused"
-		if x.Waiting {
+		switch {
+		case x.Note:
+			word = "note"
+		case x.Waiting:
 			word = "waiting"
 		}
 		fmt.Fprintf(&problems, "%s %s %s %s %s: %s\n", x.Object.Kind, x.Object.path(), word, x.Reason, x.Field, x.Message)

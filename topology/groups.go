@@ -157,9 +157,13 @@ func (r *resolver) checkMembers(f *fabric, rep *report) {
 			rep.wait(field, v1alpha1.ReasonNoMembers, "no member is in group %s yet: label one so that it matches", g.Name)
 		}
 		for oi, o := range g.Overrides {
-			if i, ok := f.index[o.Cluster]; !ok || f.groupOf[i] != int32(gi) {
-				rep.wait(index(field+".overrides", oi)+".cluster", v1alpha1.ReasonUnknownMember,
-					"%s is no member of group %s: the override has no effect", o.Cluster, g.Name)
+			override := index(field+".overrides", oi) + ".cluster"
+			switch i, ok := f.index[o.Cluster]; {
+			case ok && f.groupOf[i] == int32(gi), slices.Contains(missing, o.Cluster):
+			case r.byName[o.Cluster] == nil:
+				rep.wait(override, v1alpha1.ReasonUnknownMember, "%s not joined yet: enrol with a token of that name, or remove the override", hasHave([]string{o.Cluster}))
+			default: // its labels may bring it into the group some day
+				rep.note(override, v1alpha1.ReasonUnknownMember, "%s joined, but is not in group %s: the override has no effect", o.Cluster, g.Name)
 			}
 		}
 	}
@@ -188,6 +192,10 @@ func checkTopology(t *v1alpha1.MessagingTopology, rep *report) {
 		}
 		checkBroker(field+".broker", g.Broker, rep)
 		for j, o := range g.Overrides {
+			if g.Selector == nil && !slices.Contains(g.Clusters, o.Cluster) {
+				rep.refuse(index(field+".overrides", j)+".cluster", v1alpha1.ReasonUnknownMember,
+					"%s is none of the clusters of group %s: add it to them, or remove the override", o.Cluster, g.Name)
+			}
 			checkBroker(index(field+".overrides", j)+".broker", o.Broker, rep)
 		}
 	}
@@ -203,6 +211,9 @@ func checkTopology(t *v1alpha1.MessagingTopology, rep *report) {
 				rep.refuse(field+".limits."+name, v1alpha1.ReasonInvalidValue, "%d is negative: leave it out for no limit", q)
 			}
 		}
+	}
+	if !rep.refused {
+		checkAccounts(t, rep)
 	}
 	rules := map[string]bool{}
 	for i, l := range t.Spec.Links {

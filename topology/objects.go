@@ -120,6 +120,12 @@ func (r *report) wait(field, reason, format string, args ...any) {
 	r.problems = append(r.problems, Problem{Object: r.ref, Field: field, Reason: reason, Message: fmt.Sprintf(format, args...), Waiting: true})
 }
 
+// note says what of the object, which is planned, has no effect.
+func (r *report) note(field, reason, format string, args ...any) {
+	r.wait(field, reason, format, args...)
+	r.problems[len(r.problems)-1].Note = true
+}
+
 // blame says what is wrong with the object although the rest of it is planned.
 func (r *report) blame(field, reason, format string, args ...any) {
 	r.problems = append(r.problems, Problem{Object: r.ref, Field: field, Reason: reason, Message: fmt.Sprintf(format, args...)})

@@ -56,6 +56,9 @@ type Problem struct {
 	// Waiting marks an object that is right but has nothing to do yet (no member
 	// matches, a member has not joined): it stays accepted.
 	Waiting bool
+	// Note marks a problem, Waiting too, that holds nothing up: what it is about has
+	// no effect, and the rest is complete without it.
+	Note bool
 }
 
 // Plan is the desired state of every member. It is immutable.

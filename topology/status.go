@@ -298,7 +298,7 @@ func (s *summary) waiting(ref ObjectRef) []finding {
 	var texts []string
 	reason := v1alpha1.ReasonPending
 	for _, p := range s.problems[ref] {
-		if !p.Waiting {
+		if !p.Waiting || p.Note {
 			continue
 		}
 		if p.Reason == v1alpha1.ReasonNoMembers {

@@ -176,6 +176,16 @@ func TestSummarizeConditions(t *testing.T) {
 			}},
 		},
 		{
+			name: "an override without effect",
+			change: func(s *scene) {
+				refuse(s, topologyRef, Problem{Field: "spec.groups[0].overrides[0].cluster", Reason: v1alpha1.ReasonUnknownMember, Message: "d joined, but is not in group g: the override has no effect", Waiting: true, Note: true})
+			},
+			want: wants{topologyRef: {
+				accepted:   "True/Accepted: spec.groups[0].overrides[0].cluster: d joined, but is not in group g: the override has no effect",
+				programmed: "True/Programmed: applied by 3 members", ready: "True/Ready: 3 members, 2 links",
+			}},
+		},
+		{
 			name: "a member that has not joined, in the footprint only",
 			change: func(s *scene) {
 				s.plan.Objects[streamRef].Members = []string{"a", "d"}

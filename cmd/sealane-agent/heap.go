@@ -6,9 +6,8 @@ import (
 )
 
 // heapFloor counts as part of the heap and is never touched, so it takes no
-// memory. Without it the heap of an agent is a few MiB, and under load, when NATS
-// makes more than a kilobyte of garbage a message, is collected a hundred times a
-// second (ADR 12).
+// memory. Without it the heap of an agent is small, and under load, when NATS makes
+// much garbage for each message, is collected many times a second (ADR 12).
 const heapFloor = 16 << 20
 
 // raiseHeap makes the collector wait until about 16 MiB more than otherwise are

@@ -1,0 +1,60 @@
+package main
+
+import (
+	"bytes"
+	"testing"
+
+	"github.com/sealane/sealane/cmd/sealane/hubapi"
+	"github.com/sealane/sealane/topology"
+)
+
+// asWanted is a snapshot in which members report what the resources ask for.
+func asWanted(s *hubapi.Snapshot) (*hubapi.Snapshot, *topology.Plan) {
+	plan := topology.Compile(s.Input())
+	for i := range s.Members {
+		m := &s.Members[i]
+		m.Status.DesiredHash = plan.Members[m.Name].Hash
+		m.Status.HeldHash = m.Status.DesiredHash
+	}
+	return s, plan
+}
+
+func TestDifference(t *testing.T) {
+	s := snapshot(t, "testdata/fine.yaml")
+	s, plan := asWanted(s)
+	var out bytes.Buffer
+	if d := difference(s, plan, nil); !d.Same {
+		printDifference(testEnv(&out, &out), d)
+		t.Errorf("a fine federation differs:\n%s", out.String())
+	}
+	s, plan = asWanted(snapshot(t, "testdata/broken.yaml"))
+	for i := range s.Members {
+		switch m := &s.Members[i]; m.Name {
+		case "berlin":
+			m.Status.HeldHash = "0123456789abcdef"
+		case "tokyo":
+			m.Status.Parts = "3/4"
+		}
+	}
+	d := difference(s, plan, nil)
+	out.Reset()
+	printDifference(testEnv(&out, &out), d)
+	golden(t, "broken-diff", out.String())
+	out.Reset()
+	if err := printYAML(&out, d); err != nil {
+		t.Fatal(err)
+	}
+	golden(t, "broken-diff-yaml", out.String())
+	if one := difference(s, plan, []string{"tokyo"}); len(one.Members) != 1 || len(one.Refused) != 0 {
+		t.Errorf("not only tokyo: %+v", one)
+	}
+}
+
+func TestDifferenceOfTheHub(t *testing.T) {
+	s, plan := asWanted(snapshot(t, "testdata/fine.yaml"))
+	s.Members[0].Status.DesiredHash, s.Members[0].Status.HeldHash = "old", "old"
+	d := difference(s, plan, nil)
+	if d.Same || len(d.Members) != 1 || len(d.Members[0].Found) != 1 || d.Members[0].Found[0].What != "hub" {
+		t.Errorf("the hub that is behind: %+v", d)
+	}
+}

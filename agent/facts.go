@@ -9,11 +9,14 @@ import (
 	"github.com/nats-io/nats-server/v2/server/sysmem"
 
 	federationv1 "github.com/sealane/sealane/api/federation/v1"
+	"github.com/sealane/sealane/broker"
 )
 
 const (
 	// factsInterval is how often the free space is looked at.
 	factsInterval = time.Minute
+	// measureInterval is the same for servers elsewhere, which come and go.
+	measureInterval = 2 * time.Second
 	// storageStep rounds the free space, so that what every message changes is not
 	// news.
 	storageStep = 64 << 20
@@ -39,19 +42,40 @@ func validateAdvertised(l []string) error {
 	return nil
 }
 
-// observeFacts is what the hub must know of this member.
-func observeFacts(linkKey string, endpoints []string, dataDir string) *federationv1.Facts {
-	return &federationv1.Facts{
-		LinkKey:   linkKey,
-		Endpoints: endpoints,
-		Storage:   freeBytes(dataDir) / storageStep * storageStep,
-		Memory:    max(sysmem.Memory(), 0),
-	}
+// factFinder finds out what the hub must know of this member.
+type factFinder struct {
+	linkKey    string
+	advertised []string
+	dataDir    string
+	rt         broker.Runtime
 }
 
-// watchFacts follows the free space. Less than a tenth of a change is no news.
-func watchFacts(ctx context.Context, pic *picture, dataDir string) {
-	t := time.NewTicker(factsInterval)
+func (f *factFinder) find() *federationv1.Facts {
+	facts := &federationv1.Facts{
+		LinkKey: f.linkKey, Endpoints: f.advertised,
+		Storage: freeBytes(f.dataDir), Memory: max(sysmem.Memory(), 0),
+		Replicas: 1, MaxReplicas: 1,
+		LinkRoles: true,
+	}
+	if m, ok := f.rt.(broker.Measurer); ok {
+		c := m.Capacity()
+		facts.Storage, facts.Memory = c.Storage, c.Memory
+		facts.Replicas, facts.MaxReplicas = int32(c.Servers), int32(c.Max)
+		if len(f.advertised) == 0 {
+			facts.Endpoints = c.Endpoints
+		}
+	}
+	facts.Storage = facts.Storage / storageStep * storageStep
+	return facts
+}
+
+// watch follows what changes. Less than a tenth of the free space is no news.
+func (f *factFinder) watch(ctx context.Context, pic *picture) {
+	interval := factsInterval
+	if _, ok := f.rt.(broker.Measurer); ok {
+		interval = measureInterval
+	}
+	t := time.NewTicker(interval)
 	defer t.Stop()
 	for {
 		select {
@@ -59,11 +83,11 @@ func watchFacts(ctx context.Context, pic *picture, dataDir string) {
 			return
 		case <-t.C:
 		}
-		old := pic.now().facts
-		now := observeFacts(old.LinkKey, old.Endpoints, dataDir)
-		if d := now.Storage - old.Storage; max(d, -d) > old.Storage/10 || now.Memory != old.Memory {
-			pic.setFacts(now)
+		old, now := pic.now().facts, f.find()
+		if d := now.Storage - old.Storage; max(d, -d) <= old.Storage/10 {
+			now.Storage = old.Storage
 		}
+		pic.setFacts(now)
 	}
 }
 

@@ -236,5 +236,5 @@ func sameRuntime(a, b *v1alpha1.AgentInfo) bool {
 	if a == nil || b == nil {
 		return a == b
 	}
-	return a.Runtime == b.Runtime && a.MaxReplicas == b.MaxReplicas
+	return a.Runtime == b.Runtime && a.MaxReplicas == b.MaxReplicas && a.LinkRoles == b.LinkRoles
 }

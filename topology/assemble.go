@@ -232,7 +232,11 @@ func (w *partWriter) write() {
 		for _, p := range w.fabric.peers[m] {
 			id := federationv1.LinkID(w.fabric.names[p.member])
 			if spec := w.linkSpec(m, p); spec != nil {
-				w.put(m, id, sealed(id, &federationv1.Part{Spec: &federationv1.Part_Link{Link: spec}}))
+				var after []PartRef
+				if spec.Role == federationv1.LinkSpec_DIAL {
+					after = w.fabric.beforeSplit(w.fabric.links[p.link])
+				}
+				w.put(m, id, sealed(id, &federationv1.Part{Spec: &federationv1.Part_Link{Link: spec}}, after...))
 			} else {
 				w.put(m, id, nil)
 			}
@@ -285,7 +289,7 @@ func (w *partWriter) account(p place, imports []imported) *PlannedPart {
 	}
 	spec := &federationv1.AccountSpec{Name: f.accountNames[p.account], Imports: f.importList(imports)}
 	if f.application(p.account) {
-		spec.Application, spec.Limits = true, f.limits[p.account]
+		spec.Application, spec.Limits, spec.Namespaces = true, f.limits[p.account], f.spaces[p.account]
 	}
 	if claimSize(spec) > maxClaims {
 		w.oversized = append(w.oversized, p)
@@ -303,8 +307,34 @@ func (w *partWriter) writeBrokers() {
 		if made[spec] == nil {
 			made[spec] = sealed(federationv1.BrokerID, &federationv1.Part{Spec: &federationv1.Part_Broker{Broker: spec}})
 		}
-		w.put(int32(i), federationv1.BrokerID, made[spec])
+		p := made[spec]
+		if w.fabric.several[i] {
+			p = &PlannedPart{Part: p.Part, After: w.fabric.beforeGrowth(int32(i))}
+		}
+		w.put(int32(i), federationv1.BrokerID, p)
 	}
+}
+
+// beforeGrowth are the links that a member accepts, as those who dial hold them.
+// They may be split while its broker has one server, and must not be any more when
+// it has several. The order within the member is its own.
+func (f *fabric) beforeGrowth(member int32) []PartRef {
+	var out []PartRef
+	for _, p := range f.peers[member] {
+		if l := f.links[p.link]; l.acceptor == member {
+			out = append(out, PartRef{f.names[l.dialer], federationv1.LinkID(f.names[member])}) // peers are sorted
+		}
+	}
+	return out
+}
+
+// beforeSplit is the broker of the acceptor of a link that may be split only when
+// it has one server. The order within the dialer is its own.
+func (f *fabric) beforeSplit(l link) []PartRef {
+	if !l.split {
+		return nil
+	}
+	return []PartRef{{f.names[l.acceptor], federationv1.BrokerID}}
 }
 
 // writeOutlets writes the outlets that are and removes those that were.
@@ -340,7 +370,7 @@ func (w *partWriter) writeStreams() {
 	for _, p := range w.placed {
 		for _, m := range p.at.list() {
 			if s := streams[streamAt{m, p.account, p.name}]; s != nil {
-				s.spec = p.spec
+				s.spec = withCopies(p.spec, w.fabric.copies(m, p.object.Spec.Replicas))
 			}
 		}
 	}
@@ -358,6 +388,7 @@ func (w *partWriter) writeStreams() {
 		}
 	}
 	for at, s := range streams {
+		s.owned = withCopies(s.owned, w.fabric.copies(at.member, nil))
 		id := federationv1.StreamID(w.fabric.accounts[at.account], at.name)
 		w.put(at.member, id, s.part(id))
 	}
@@ -375,7 +406,7 @@ func (s *streamParts) part(id string) *PlannedPart {
 	spec = &federationv1.StreamSpec{
 		Account: spec.Account, Name: spec.Name, Subjects: spec.Subjects, Retention: spec.Retention, MemoryStorage: spec.MemoryStorage,
 		MaxBytes: spec.MaxBytes, MaxMessages: spec.MaxMessages, MaxMessagesPerSubject: spec.MaxMessagesPerSubject, MaxAge: spec.MaxAge,
-		DiscardNew: spec.DiscardNew, DuplicateWindow: spec.DuplicateWindow, Retain: spec.Retain, Transform: s.transform,
+		DiscardNew: spec.DiscardNew, DuplicateWindow: spec.DuplicateWindow, Retain: spec.Retain, Transform: s.transform, Replicas: spec.Replicas,
 	}
 	slices.SortFunc(s.sources, func(a, b sourceAt) int {
 		return cmp.Or(strings.Compare(a.source.Bridge, b.source.Bridge), strings.Compare(a.source.Origin, b.source.Origin))

@@ -3,6 +3,7 @@ package topology
 import (
 	"fmt"
 	"slices"
+	"strings"
 
 	"github.com/sealane/sealane/api/v1alpha1"
 )
@@ -72,7 +73,8 @@ func (b *bridge) current(s *streamStage) bool {
 // checkRoutes refuses a bridge with a pair that no path joins.
 func (b *bridge) checkRoutes() {
 	f := b.fabric
-	var lost []string
+	var lost, halted []string
+	var first stop
 	fix := "join them with links, or take them out"
 	b.eachPair(func(o, d int32) {
 		n, stuck := f.routable(o, d)
@@ -85,15 +87,47 @@ func (b *bridge) checkRoutes() {
 			if stuck != "" {
 				fix = fmt.Sprintf("members on the way may have chosen the parents %s, which no path joins: join these two with links", stuck)
 			}
+		default:
+			if s, found := f.stopped(o, d); found {
+				if len(halted) == 0 {
+					first = s
+				}
+				halted = append(halted, f.names[o]+" to "+f.names[d])
+			}
 		}
 	})
-	if len(lost) == 0 {
-		return
-	}
-	b.partial = true
-	if !b.lenient {
+	b.partial = b.partial || len(lost)+len(halted) > 0
+	if len(lost) > 0 && !b.lenient {
 		b.report.refuse("spec", v1alpha1.ReasonUnroutable, "no path of links leads from %s: %s", firstNames(lost), fix)
 	}
+	if len(halted) > 0 && !b.lenient {
+		b.report.refuse("spec", v1alpha1.ReasonUnroutable, "%s", f.explain(halted, first))
+	}
+}
+
+// explain says why a member does not pass on, and what helps.
+func (f *fabric) explain(pairs []string, s stop) string {
+	from, at, to := f.names[s.from], f.names[s.at], f.names[s.to]
+	var many []string
+	for _, m := range []int32{s.from, s.at, s.to} {
+		if f.several[m] {
+			many = append(many, f.names[m])
+		}
+	}
+	why := "the agent of one of them is of an old version: upgrade it"
+	if len(many) > 0 {
+		why = fmt.Sprintf("the broker of %s may have several servers: let one of the two dial %s (it needs an endpoint, and no rule that makes it a spoke of both), join %s and %s with a link, or set replicas to 1",
+			firstNames(many), at, from, to)
+	}
+	var dials []string
+	for _, m := range []int32{s.from, s.to} {
+		if f.links[f.linkOf(s.at, m)].dialer == s.at {
+			dials = append(dials, f.names[m])
+		}
+	}
+	slices.Sort(dials)
+	return fmt.Sprintf("from %s the way leads over %s, %s and %s, and %s can pass nothing on there, because it dials %s, and %s",
+		firstNames(pairs), from, at, to, at, strings.Join(dials, " and "), why)
 }
 
 // eachPair calls fn for the pairs that flow over links, in order.

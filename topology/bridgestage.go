@@ -320,14 +320,14 @@ func (p *bridgeStep) checkOwned(b *bridge, rep *report) {
 		}
 	}
 	if len(p.owned[streamKey{b.scope, d.target}]) == 0 {
-		p.use.check(f, d.ownedAt, b.account, d.owned, "spec.stream.target", rep)
+		p.use.check(f, d.ownedAt, b.account, d.owned, nil, "spec.stream.target", rep)
 		return
 	}
 	for _, m := range d.ownedAt.list() {
 		extra := &federationv1.StreamSpec{Name: d.target, MemoryStorage: d.owned.MemoryStorage, MaxBytes: p.extra(b, m)}
 		one := newSet(len(f.names))
 		one.add(m)
-		if p.use.check(f, one, b.account, extra, "spec.stream.target", rep); rep.refused {
+		if p.use.check(f, one, b.account, extra, nil, "spec.stream.target", rep); rep.refused {
 			return
 		}
 	}
@@ -347,13 +347,13 @@ func (p *bridgeStep) extra(b *bridge, m int32) int64 {
 
 func (p *bridgeStep) reserve(b *bridge) {
 	if d := b.durable; len(p.owned[streamKey{b.scope, d.target}]) == 0 {
-		p.use.add(b.fabric, d.ownedAt, b.account, d.owned)
+		p.use.add(b.fabric, d.ownedAt, b.account, d.owned, nil)
 		return
 	}
 	for _, m := range b.durable.ownedAt.list() {
 		one := newSet(len(b.fabric.names))
 		one.add(m)
-		p.use.add(b.fabric, one, b.account, &federationv1.StreamSpec{MemoryStorage: b.durable.owned.MemoryStorage, MaxBytes: p.extra(b, m)})
+		p.use.add(b.fabric, one, b.account, &federationv1.StreamSpec{MemoryStorage: b.durable.owned.MemoryStorage, MaxBytes: p.extra(b, m)}, nil)
 	}
 }
 

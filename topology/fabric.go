@@ -25,6 +25,9 @@ type fabric struct {
 	graph    *graph
 	awaits   bool                          // the endpoint of a member that has never connected
 	brokers  []*federationv1.BrokerSpec    // by member
+	several  []bool                        // by member: its broker may have several servers
+	stops    bool                          // some member does not pass on between two of its neighbours
+	spaces   [][]string                    // by account: namespaces
 	limits   []*federationv1.AccountLimits // by account
 
 	// known routes and numbered steps; only the compilation at work touches them.
@@ -41,6 +44,9 @@ type link struct {
 	// group is the rule of a choice of parents; the dialer is the child.
 	group    string
 	priority int32
+	// split: each member is the hub of the connection on which it sends; else the
+	// acceptor is of both.
+	split bool
 }
 
 // peer is a neighbour.
@@ -75,8 +81,10 @@ func (f *fabric) finish() {
 		f.account[a] = int32(i)
 	}
 	f.limits = make([]*federationv1.AccountLimits, len(f.accounts))
+	f.spaces = make([][]string, len(f.accounts))
 	for _, a := range f.topology.Spec.Accounts {
 		f.limits[f.account[a.Name]] = accountLimits(a.Limits)
+		f.spaces[f.account[a.Name]] = namespaces(a)
 	}
 	f.accountNames = slices.Clone(f.accounts)
 	for _, n := range f.names {

@@ -26,8 +26,9 @@ var update = flag.Bool("update", false, "rewrite the expected parts of testdata/
 // TestScenarios compiles the resources of each testdata/*.txtar and compares the
 // plan. A file has these sections:
 //
-//	members      a member a line: NAME [ADDRESS|-|?] [LABEL=VALUE ...]; "-" only
-//	             dials, "?" has never connected. All have each other's grants.
+//	members      a member a line: NAME [ADDRESS|-|?] [old] [embedded] [max:N]
+//	             [LABEL=VALUE ...]; "-" only dials, "?" has never connected, "old"
+//	             knows no roles of links. All have each other's grants.
 //	*.yaml       resources; more than one, divided by "---"; the order in which
 //	             they stand is their age
 //	problems, links, MEMBER   what is expected, rewritten by -update
@@ -133,16 +134,24 @@ func readMembers(body string, stamp func(*metav1.ObjectMeta)) []*v1alpha1.Member
 		f := strings.Fields(line)
 		m := &v1alpha1.MemberCluster{ObjectMeta: metav1.ObjectMeta{Name: f[0], Labels: map[string]string{}}}
 		stamp(&m.ObjectMeta)
-		address := f[0] + ":7422"
+		address, agent := f[0]+":7422", &v1alpha1.AgentInfo{Version: "1", LinkRoles: true}
 		for _, word := range f[1:] {
-			if k, v, ok := strings.Cut(word, "="); ok {
+			k, v, labeled := strings.Cut(word, "=")
+			switch {
+			case labeled:
 				m.Labels[k] = v
-			} else {
+			case word == "old":
+				agent.LinkRoles = false
+			case word == "embedded":
+				agent.Runtime = word
+			case strings.HasPrefix(word, "max:"):
+				fmt.Sscanf(word, "max:%d", &agent.MaxReplicas)
+			default:
 				address = word
 			}
 		}
 		if address != "?" {
-			m.Status.LinkKey, m.Status.Agent = "U-"+f[0], &v1alpha1.AgentInfo{Version: "1"}
+			m.Status.LinkKey, m.Status.Agent = "U-"+f[0], agent
 			if address != "-" {
 				m.Status.Endpoints = []string{address}
 			}
@@ -210,6 +219,9 @@ func describe(p *Plan) []section {
 		if l.FailoverGroup != "" {
 			fmt.Fprintf(&links, " as one of %s", l.FailoverGroup)
 		}
+		if l.Split {
+			links.WriteString(" split")
+		}
 		if !l.Granted {
 			links.WriteString(" not granted")
 		}
@@ -234,9 +246,18 @@ func describePart(b *strings.Builder, p *PlannedPart) {
 		if s.Broker.SyncAlways {
 			b.WriteString(" sync always")
 		}
+		if n := s.Broker.Replicas; n > 0 {
+			fmt.Fprintf(b, " servers %d", n)
+		}
+		if a := s.Broker.Autoscaling; a != nil {
+			fmt.Fprintf(b, " to %d after %ds and %ds", a.Max, a.UpSeconds, a.DownSeconds)
+		}
 	case *federationv1.Part_Account:
 		if l := s.Account.Limits; l != nil {
 			fmt.Fprintf(b, " limits %d %d %d %d %d %d", l.Connections, l.Subscriptions, l.Storage, l.Memory, l.Streams, l.Consumers)
+		}
+		if n := s.Account.Namespaces; len(n) > 0 && n[0] != "*" {
+			fmt.Fprintf(b, " namespaces %s", strings.Join(n, " "))
 		}
 		for _, i := range s.Account.Imports {
 			word := "import"
@@ -250,6 +271,9 @@ func describePart(b *strings.Builder, p *PlannedPart) {
 		}
 	case *federationv1.Part_Link:
 		fmt.Fprintf(b, " %s %s%s", s.Link.Role, s.Link.PeerKey, strings.Join(s.Link.Endpoints, ","))
+		if s.Link.Role == federationv1.LinkSpec_DIAL && !s.Link.Spoke {
+			b.WriteString(" split")
+		}
 		if s.Link.FailoverGroup != "" {
 			fmt.Fprintf(b, " %s/%d", s.Link.FailoverGroup, s.Link.Priority)
 		}
@@ -288,6 +312,9 @@ func describeStream(b *strings.Builder, s *federationv1.StreamSpec) {
 		if x.value != 0 {
 			fmt.Fprintf(b, " %s %d", x.name, x.value)
 		}
+	}
+	if s.Replicas > 0 {
+		fmt.Fprintf(b, " copies %d", s.Replicas)
 	}
 	if s.MemoryStorage {
 		b.WriteString(" memory")

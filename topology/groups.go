@@ -68,7 +68,11 @@ func (r *resolver) resolve(t *v1alpha1.MessagingTopology, acceptedBefore bool, r
 		f.groupOf[i] = g
 		f.groups[t.Spec.Groups[g].Name].add(int32(i))
 	}
-	f.setBrokers()
+	for _, i := range f.setBrokers(r.byName) {
+		if name := f.names[i]; p.conflicts[name].Reason == "" {
+			p.conflicts[name] = f.unsupportedReplicas(i, r.byName[name])
+		}
+	}
 	r.checkMembers(f, rep)
 	linkRules(f, r.byName, rep)
 	if rep.refused {
@@ -283,6 +287,7 @@ func checkBroker(field string, b v1alpha1.BrokerTemplate, rep *report) {
 	if b.MaxConnections != nil {
 		positive("maxConnections", int64(*b.MaxConnections), true)
 	}
+	checkReplicas(field, b, rep)
 	if d := b.Durability; d != "" && d != v1alpha1.DurabilityInterval && d != v1alpha1.DurabilityAlways {
 		rep.refuse(field+".durability", v1alpha1.ReasonInvalidValue, "%q is no durability: use Interval or Always", d)
 	}

@@ -39,7 +39,7 @@ func (a *assembled) linkSpec(i int32, p peer) *federationv1.LinkSpec {
 	return &federationv1.LinkSpec{
 		Peer: acceptor.Name, Role: federationv1.LinkSpec_DIAL, Endpoints: slices.Clone(endpoints(acceptor)),
 		Grant:         &federationv1.Grant{Peer: dialer.Name, Key: g.Key, Out: g.Out, In: g.In},
-		FailoverGroup: l.group, Priority: l.priority,
+		FailoverGroup: l.group, Priority: l.priority, Spoke: !l.split,
 	}
 }
 
@@ -50,7 +50,7 @@ func (a *assembled) planLinks() []Link {
 		dialer, acceptor := f.names[l.dialer], f.names[l.acceptor]
 		out = append(out, Link{
 			Topology: f.topology.Name, Dialer: dialer, Acceptor: acceptor, FailoverGroup: l.group,
-			Granted: grantFor(a.members[dialer], acceptor) != nil,
+			Granted: grantFor(a.members[dialer], acceptor) != nil, Split: l.split,
 		})
 	}
 	return out

@@ -140,7 +140,7 @@ func startServer(t *testing.T, p *Plan, name string, ports map[string]int, dead 
 			continue
 		}
 		out, in := federationv1.OutAccount(l.Acceptor), federationv1.InAccount(l.Acceptor)
-		fmt.Fprintf(&b, "  {url: \"nats-leaf://%s:p@127.0.0.1:%d\", account: %s, hub: true}\n", federationv1.InAccount(name), ports[l.Acceptor], out)
+		fmt.Fprintf(&b, "  {url: \"nats-leaf://%s:p@127.0.0.1:%d\", account: %s, hub: %t}\n", federationv1.InAccount(name), ports[l.Acceptor], out, l.Split)
 		fmt.Fprintf(&b, "  {url: \"nats-leaf://%s:p@127.0.0.1:%d\", account: %s}\n", federationv1.OutAccount(name), ports[l.Acceptor], in)
 	}
 	b.WriteString(" ] }\n")

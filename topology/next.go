@@ -25,7 +25,9 @@ type Step struct {
 // their members. A part that is held as planned is never sent again, be it
 // applied or not. A stream that would wait for an origin which does not come
 // forward (not connected, or its outlet failed) is sent without that source, so
-// that one dead origin does not hold up the others.
+// that one dead origin does not hold up the others. A broker that gets more servers
+// waits for those that dial or are dialed to heed it, and a link that is split for
+// brokers to have one server; a broker that is not there yet waits for nobody.
 //
 // What the plan has no more is removed only when nothing uses it any longer:
 //
@@ -90,6 +92,9 @@ func (o order) sendable(cluster string, want *PlannedPart) *federationv1.Part {
 	if !slices.Contains(o.prog[cluster].Features, kindOf(want.Part)) || o.withheld(PartRef{cluster, want.Part.Id}) {
 		return nil
 	}
+	if want.Part.Id == federationv1.BrokerID && o.prog[cluster].Held[federationv1.BrokerID] == "" {
+		return want.Part
+	}
 	unmet := map[PartRef]bool{}
 	for _, ref := range want.After {
 		if o.met(ref) {
@@ -98,7 +103,9 @@ func (o order) sendable(cluster string, want *PlannedPart) *federationv1.Part {
 		if o.coming(ref, maxDepth) {
 			return nil
 		}
-		unmet[ref] = true
+		if needs(want.Part, ref) {
+			unmet[ref] = true
+		}
 	}
 	if len(unmet) == 0 {
 		return want.Part
@@ -188,11 +195,17 @@ func (o order) coming(ref PartRef, depth int) bool {
 		return false
 	}
 	for _, before := range want.After {
-		if !o.met(before) && !o.coming(before, depth-1) {
+		if needs(want.Part, before) && !o.met(before) && !o.coming(before, depth-1) {
 			return false
 		}
 	}
 	return true
+}
+
+// needs tells whether a part is of no use without one before it. Else it is only
+// better sent later, and is sent anyway when that one does not come.
+func needs(p *federationv1.Part, before PartRef) bool {
+	return p.GetBroker() == nil && before.ID != federationv1.BrokerID
 }
 
 // kindOf is the name of a part's kind, as in Hello.features.

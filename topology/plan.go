@@ -169,6 +169,9 @@ type Link struct {
 	Acceptor string
 	// FailoverGroup is set on links of which only one is in use at a time.
 	FailoverGroup string
+	// Split: each member is the hub of the connection on which it sends; else the
+	// acceptor is the hub of both.
+	Split bool
 	// Granted tells whether the acceptor's grant for the dialer's present key is
 	// known, so that the dialer's part could be planned.
 	Granted bool

@@ -76,7 +76,7 @@ func TestRefusedReachesNobody(t *testing.T) {
 		p := Compile(in)
 		refused := map[ObjectRef]bool{}
 		for _, x := range p.Problems {
-			if !x.Waiting && x.Reason != v1alpha1.ReasonNoEndpoint {
+			if !x.Waiting && x.Reason != v1alpha1.ReasonNoEndpoint && x.Reason != v1alpha1.ReasonReplicasUnsupported {
 				refused[x.Object] = true
 				if p.Objects[x.Object] != nil {
 					t.Errorf("%v is refused and planned", x.Object)
@@ -216,7 +216,7 @@ func compareWithFresh(t *rapid.T, in Input, q *Plan) {
 	}
 	clean := Compile(effective)
 	for _, x := range clean.Problems {
-		if !x.Waiting && x.Reason != v1alpha1.ReasonNoEndpoint {
+		if !x.Waiting && x.Reason != v1alpha1.ReasonNoEndpoint && x.Reason != v1alpha1.ReasonReplicasUnsupported {
 			t.Fatalf("what is in effect is refused: %+v", x)
 		}
 	}
@@ -304,7 +304,7 @@ func pairInput() Input {
 	for _, n := range []string{"a", "b", "c"} {
 		m := &v1alpha1.MemberCluster{ObjectMeta: meta(n, 1)}
 		m.Namespace = ""
-		m.Status.LinkKey, m.Status.Endpoints, m.Status.Agent = "U"+n, []string{n + ":1"}, &v1alpha1.AgentInfo{Version: "1"}
+		m.Status.LinkKey, m.Status.Endpoints, m.Status.Agent = "U"+n, []string{n + ":1"}, &v1alpha1.AgentInfo{Version: "1", LinkRoles: true}
 		in.Members = append(in.Members, m)
 	}
 	topo := &v1alpha1.MessagingTopology{ObjectMeta: meta("main", 1)}

@@ -72,6 +72,9 @@ func (f *fabric) findRoutes(o, d int32) []route {
 	if n, _ := f.routable(o, d); n == 0 || n > maxRoutes {
 		return nil
 	}
+	if _, found := f.stopped(o, d); found {
+		return nil
+	}
 	ways := f.graph.ways(o, d)
 	out := make([]route, len(ways))
 	for i, w := range ways {

@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"hash/fnv"
 	"slices"
-	"strings"
 
 	"github.com/sealane/sealane/api/v1alpha1"
 )
@@ -316,15 +315,20 @@ func (w *wishes) orient(members map[string]*v1alpha1.MemberCluster) {
 		}
 		f.links = append(f.links, l)
 	}
-	slices.SortFunc(f.links, func(a, b link) int {
-		return cmp.Or(strings.Compare(f.names[a.dialer], f.names[b.dialer]), strings.Compare(f.names[a.acceptor], f.names[b.acceptor]))
-	})
-	f.peers = make([][]peer, len(f.names))
+	f.sortLinks()
+	turn, capable := make([]bool, len(f.links)), make([]bool, len(f.names))
 	for i, l := range f.links {
-		f.peers[l.dialer] = append(f.peers[l.dialer], peer{l.acceptor, int32(i)})
-		f.peers[l.acceptor] = append(f.peers[l.acceptor], peer{l.dialer, int32(i)})
+		turn[i] = l.group == "" && !w.spoke(l) && len(endpoints(members[f.names[l.dialer]])) > 0
 	}
-	for _, p := range f.peers {
-		slices.SortFunc(p, func(a, b peer) int { return cmp.Compare(a.member, b.member) })
+	for i, name := range f.names {
+		capable[i] = knowsRoles(members[name])
 	}
+	f.settle(turn, capable)
+	f.sortLinks()
+	f.findStops()
+}
+
+// spoke tells whether a rule says which end of a link dials.
+func (w *wishes) spoke(l link) bool {
+	return w.at[[2]int32{min(l.dialer, l.acceptor), max(l.dialer, l.acceptor)}].spoke >= 0
 }

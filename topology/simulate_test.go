@@ -31,11 +31,26 @@ func genMember(t *rapid.T, name string, dialOnly bool) *v1alpha1.MemberCluster {
 		m.Status.Endpoints = []string{name + ":7422"}
 	}
 	m.Status.LinkKey = "U" + name
-	m.Status.Agent = &v1alpha1.AgentInfo{Version: "1"}
+	m.Status.Agent = &v1alpha1.AgentInfo{Version: "1", LinkRoles: rapid.IntRange(0, 9).Draw(t, "old") > 0}
+	if rapid.IntRange(0, 3).Draw(t, "embedded") == 0 {
+		m.Status.Agent.Runtime = "embedded"
+	}
 	for _, o := range genNames {
 		m.Status.Grants = append(m.Status.Grants, v1alpha1.Grant{Peer: o, Key: m.Status.LinkKey, Out: "o", In: "i"})
 	}
 	return m
+}
+
+// genBroker has one server in most cases.
+func genBroker(t *rapid.T) v1alpha1.BrokerTemplate {
+	three, load := int32(3), int32(100)
+	switch rapid.IntRange(0, 5).Draw(t, "servers") {
+	case 0:
+		return v1alpha1.BrokerTemplate{Replicas: &three}
+	case 1:
+		return v1alpha1.BrokerTemplate{Autoscaling: &v1alpha1.Autoscaling{Min: 1, Max: 3, Targets: v1alpha1.AutoscalingTargets{Connections: &load}}}
+	}
+	return v1alpha1.BrokerTemplate{}
 }
 
 func genPlacement(t *rapid.T, names []string, groups []string) v1alpha1.Placement {
@@ -66,7 +81,7 @@ func genInput(t *rapid.T) Input {
 		in.Members = append(in.Members, genMember(t, name, g == "leaf" && rapid.Bool().Draw(t, "dials")))
 	}
 	for _, g := range groups {
-		group := v1alpha1.Group{Name: g, Clusters: members[g]}
+		group := v1alpha1.Group{Name: g, Clusters: members[g], Broker: genBroker(t)}
 		if len(members[g]) == 0 {
 			group.Selector = &metav1.LabelSelector{MatchLabels: map[string]string{"name": "nobody"}}
 		}

@@ -14,6 +14,7 @@ import (
 type simulator struct {
 	accounts map[string]map[string]*federationv1.AccountSpec // by member and account
 	dead     map[[2]string]bool                              // links, both ways around
+	spoke    map[[2]string]bool                              // by member and link account: it is the spoke there
 	faults   []string
 	steps    int
 }
@@ -24,7 +25,7 @@ type delivery struct {
 }
 
 func newSimulator(p *Plan) *simulator {
-	s := &simulator{accounts: map[string]map[string]*federationv1.AccountSpec{}, dead: map[[2]string]bool{}}
+	s := &simulator{accounts: map[string]map[string]*federationv1.AccountSpec{}, dead: map[[2]string]bool{}, spoke: map[[2]string]bool{}}
 	for name, m := range p.Members {
 		s.accounts[name] = map[string]*federationv1.AccountSpec{}
 		for _, part := range m.Parts {
@@ -33,7 +34,36 @@ func newSimulator(p *Plan) *simulator {
 			}
 		}
 	}
+	for _, l := range p.Links {
+		s.roles(p, l)
+	}
 	return s
+}
+
+// roles notes who is the spoke of the connections of a link.
+func (s *simulator) roles(p *Plan, l Link) {
+	several := func(member string) bool {
+		b := p.Members[member].Part(federationv1.BrokerID).Part.GetBroker()
+		return b.Replicas > 1 || b.Autoscaling != nil
+	}
+	if part := p.Members[l.Dialer].Part(federationv1.LinkID(l.Acceptor)); part != nil && part.Part.GetLink().Spoke == l.Split {
+		s.fault("the link of %s and %s is planned in one form and said to have the other", l.Dialer, l.Acceptor)
+	}
+	if !l.Split {
+		s.spoke[[2]string{l.Dialer, federationv1.OutAccount(l.Acceptor)}] = true
+		s.spoke[[2]string{l.Dialer, federationv1.InAccount(l.Acceptor)}] = true
+		return
+	}
+	s.spoke[[2]string{l.Dialer, federationv1.InAccount(l.Acceptor)}] = true
+	s.spoke[[2]string{l.Acceptor, federationv1.InAccount(l.Dialer)}] = true
+	if several(l.Dialer) || several(l.Acceptor) {
+		s.fault("the link of %s and %s is split, and not between single servers", l.Dialer, l.Acceptor)
+	}
+}
+
+// passes tells whether a member passes on between two of its link accounts.
+func (s *simulator) passes(member, from, to string) bool {
+	return !s.spoke[[2]string{member, from}] || !s.spoke[[2]string{member, to}]
 }
 
 func (s *simulator) fault(format string, args ...any) {
@@ -89,6 +119,9 @@ func (s *simulator) follow(member, account, subject string, out map[delivery]int
 			if m != seen[0] {
 				s.fault("%s of %s leaves %s over one link as %s and as %s", subject, member, name, seen[0], m)
 			}
+		}
+		if !s.passes(member, account, name) {
+			s.fault("%s of %s is planned to go on in %s, of which it is the spoke too", account, member, name)
 		}
 		if peer, there, up := s.other(member, name); up {
 			if s.accounts[peer][there] == nil {
@@ -158,6 +191,9 @@ func (s *simulator) ask(member, account, subject string, out map[delivery]int) {
 		if s.accounts[member][i.Account].GetApplication() {
 			out[delivery{member, i.Account, i.Subject}]++
 			continue
+		}
+		if !s.passes(member, account, i.Account) {
+			s.fault("requests of %s of %s are planned to go on in %s, of which it is the spoke too", account, member, i.Account)
 		}
 		if peer, there, up := s.other(member, i.Account); up {
 			s.ask(peer, there, i.Subject, out)

@@ -2,6 +2,7 @@ package topology
 
 import (
 	"cmp"
+	"fmt"
 	"slices"
 
 	federationv1 "github.com/sealane/sealane/api/federation/v1"
@@ -83,7 +84,7 @@ func (s *streamStage) accept(p *placed) {
 	s.byAccount[p.scope] = append(s.byAccount[p.scope], p)
 	key := streamKey{p.scope, p.name}
 	s.byName[key] = append(s.byName[key], p)
-	s.use.add(p.fabric, p.at, p.account, p.spec)
+	s.use.add(p.fabric, p.at, p.account, p.spec, p.object.Spec.Replicas)
 }
 
 // evaluate checks one version of a Stream, by itself and with those before it;
@@ -96,6 +97,7 @@ func (s *streamStage) evaluate(o *v1alpha1.Stream, old *streamStage, lenient boo
 		return nil
 	}
 	p.at = s.world.place(p.fabric, o.Spec.Placement, "spec.placement", lenient, rep)
+	p.fabric.checkCopies(p.at, o.Spec.Replicas, rep)
 	if rep.refused {
 		return nil
 	}
@@ -119,7 +121,7 @@ func (s *streamStage) evaluate(o *v1alpha1.Stream, old *streamStage, lenient boo
 		}
 	}
 	if !rep.refused {
-		s.use.check(p.fabric, p.at, p.account, p.spec, "spec.maxBytes", rep)
+		s.use.check(p.fabric, p.at, p.account, p.spec, o.Spec.Replicas, "spec.maxBytes", rep)
 	}
 	if rep.refused {
 		return nil
@@ -241,21 +243,23 @@ func (u usage) clone() usage {
 	return c
 }
 
-func (u usage) add(f *fabric, at set, account int32, spec *federationv1.StreamSpec) {
+// add reserves what the copies of a stream may take.
+func (u usage) add(f *fabric, at set, account int32, spec *federationv1.StreamSpec, copies *int32) {
 	if spec.MaxBytes <= 0 {
 		return
 	}
 	r := u.at(f)
 	for _, m := range at.list() {
-		r.of(spec)[m] += spec.MaxBytes
+		need := spec.MaxBytes * int64(f.copies(m, copies))
+		r.of(spec)[m] += need
 		if a := r.accounts[account]; a != nil {
-			a.of(spec)[m] += spec.MaxBytes
+			a.of(spec)[m] += need
 		}
 	}
 }
 
 // check refuses a stream that does not fit beside those before it.
-func (u usage) check(f *fabric, at set, account int32, spec *federationv1.StreamSpec, field string, rep *report) {
+func (u usage) check(f *fabric, at set, account int32, spec *federationv1.StreamSpec, copies *int32, field string, rep *report) {
 	if spec.MaxBytes <= 0 {
 		return
 	}
@@ -274,18 +278,26 @@ func (u usage) check(f *fabric, at set, account int32, spec *federationv1.Stream
 		inAccount = quantity(limits.Memory, -1)
 	}
 	for _, m := range at.list() {
-		has := f.brokers[m].MaxStorage
+		n, nodes := int64(f.copies(m, copies)), int64(leastServers(f.brokers[m]))
+		has, need := f.brokers[m].MaxStorage*nodes, spec.MaxBytes*n
 		if spec.MemoryStorage {
-			has = f.brokers[m].MaxMemory
+			has = f.brokers[m].MaxMemory * nodes
 		}
-		if used := r.of(spec)[m]; used+spec.MaxBytes > has {
-			rep.refuse(field, v1alpha1.ReasonInsufficientCapacity, "stream %s needs %d bytes on %s, where %d of %d bytes of %s are reserved already: lower maxBytes, or raise the %s of its group's broker",
-				spec.Name, spec.MaxBytes, f.names[m], used, has, kind, kind)
+		all, each := fmt.Sprintf("%d bytes", has), ""
+		if nodes > 1 {
+			all = fmt.Sprintf("%d bytes (%d servers)", has, nodes)
+		}
+		if n > 1 {
+			each = fmt.Sprintf(" (%d copies)", n)
+		}
+		if used := r.of(spec)[m]; used+need > has {
+			rep.refuse(field, v1alpha1.ReasonInsufficientCapacity, "stream %s needs %d bytes%s on %s, where %d of %s of %s are reserved already: lower maxBytes, or raise the %s of its group's broker",
+				spec.Name, need, each, f.names[m], used, all, kind, kind)
 			return
 		}
-		if a := r.accounts[account]; a != nil && inAccount >= 0 && a.of(spec)[m]+spec.MaxBytes > inAccount {
-			rep.refuse(field, v1alpha1.ReasonInsufficientCapacity, "stream %s needs %d bytes on %s, where %d of the %d bytes of %s of account %s are reserved already: lower maxBytes, or raise the account's limit",
-				spec.Name, spec.MaxBytes, f.names[m], a.of(spec)[m], inAccount, kind, f.accounts[account])
+		if a := r.accounts[account]; a != nil && inAccount >= 0 && a.of(spec)[m]+need > inAccount {
+			rep.refuse(field, v1alpha1.ReasonInsufficientCapacity, "stream %s needs %d bytes%s on %s, where %d of the %d bytes of %s of account %s are reserved already: lower maxBytes, or raise the account's limit",
+				spec.Name, need, each, f.names[m], a.of(spec)[m], inAccount, kind, f.accounts[account])
 			return
 		}
 	}

@@ -151,6 +151,11 @@ type AgentInfo struct {
 	//
 	// +optional
 	Replicas int32 `json:"replicas,omitempty"`
+	// LinkRoles tells that the agent knows the roles of links: an older one opens
+	// links only to brokers of one server.
+	//
+	// +optional
+	LinkRoles bool `json:"linkRoles,omitempty"`
 	// MaxReplicas is the most servers that the runtime can run there, if it says so.
 	//
 	// +optional

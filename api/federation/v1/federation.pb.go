@@ -825,7 +825,9 @@ type Facts struct {
 	Replicas int32 `protobuf:"varint,5,opt,name=replicas,proto3" json:"replicas,omitempty"`
 	// The most servers that the runtime can run here; 0: not said. An embedded
 	// broker has one whatever is said.
-	MaxReplicas   int32 `protobuf:"varint,6,opt,name=max_replicas,json=maxReplicas,proto3" json:"max_replicas,omitempty"`
+	MaxReplicas int32 `protobuf:"varint,6,opt,name=max_replicas,json=maxReplicas,proto3" json:"max_replicas,omitempty"`
+	// The agent heeds LinkSpec.spoke.
+	LinkRoles     bool `protobuf:"varint,7,opt,name=link_roles,json=linkRoles,proto3" json:"link_roles,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -900,6 +902,13 @@ func (x *Facts) GetMaxReplicas() int32 {
 		return x.MaxReplicas
 	}
 	return 0
+}
+
+func (x *Facts) GetLinkRoles() bool {
+	if x != nil {
+		return x.LinkRoles
+	}
+	return false
 }
 
 // Welcome answers Hello.
@@ -2835,14 +2844,16 @@ const file_federation_v1_federation_proto_rawDesc = "" +
 	"\tAgentInfo\x12\x18\n" +
 	"\aversion\x18\x01 \x01(\tR\aversion\x12%\n" +
 	"\x0ebroker_version\x18\x02 \x01(\tR\rbrokerVersion\x12\x18\n" +
-	"\aruntime\x18\x03 \x01(\tR\aruntime\"\xb1\x01\n" +
+	"\aruntime\x18\x03 \x01(\tR\aruntime\"\xd0\x01\n" +
 	"\x05Facts\x12\x19\n" +
 	"\blink_key\x18\x01 \x01(\tR\alinkKey\x12\x1c\n" +
 	"\tendpoints\x18\x02 \x03(\tR\tendpoints\x12\x18\n" +
 	"\astorage\x18\x03 \x01(\x03R\astorage\x12\x16\n" +
 	"\x06memory\x18\x04 \x01(\x03R\x06memory\x12\x1a\n" +
 	"\breplicas\x18\x05 \x01(\x05R\breplicas\x12!\n" +
-	"\fmax_replicas\x18\x06 \x01(\x05R\vmaxReplicas\"s\n" +
+	"\fmax_replicas\x18\x06 \x01(\x05R\vmaxReplicas\x12\x1d\n" +
+	"\n" +
+	"link_roles\x18\a \x01(\bR\tlinkRoles\"s\n" +
 	"\aWelcome\x12\x14\n" +
 	"\x05epoch\x18\x01 \x01(\x04R\x05epoch\x12+\n" +
 	"\x11heartbeat_seconds\x18\x02 \x01(\rR\x10heartbeatSeconds\x12%\n" +

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/nats-io/nats.go"
+	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/sealane/sealane/api/v1alpha1"
 )
@@ -20,13 +21,12 @@ var everywhere = []string{"berlin", "tokyo", "edge"}
 
 // plan is what the tests' hub is asked for. Their cases change its topology.
 type plan struct {
-	world                   *v1alpha1.MessagingTopology
-	orders, jobs, far       *v1alpha1.Stream
-	news, ask, copied, move *v1alpha1.Bridge
+	world                       *v1alpha1.MessagingTopology
+	orders, jobs, far           *v1alpha1.Stream
+	news, ask, copied, up, move *v1alpha1.Bridge
 }
 
-// newPlan has a bridge of every kind. Streams have as many replicas as brokers
-// have servers.
+// newPlan has a bridge of every kind.
 func newPlan() plan {
 	bridge := func(name string, spec v1alpha1.BridgeSpec) *v1alpha1.Bridge {
 		spec.Account = "app"
@@ -70,13 +70,21 @@ func newPlan() plan {
 	p.copied = bridge("orders", v1alpha1.BridgeSpec{
 		Type: v1alpha1.BridgeStream, From: at("berlin"), To: at("tokyo", "edge"), Stream: &v1alpha1.BridgeStreams{Name: "orders"},
 	})
+	p.up = bridge("measures", v1alpha1.BridgeSpec{
+		Type: v1alpha1.BridgeStream, From: at("edge"), To: at("berlin", "tokyo"), Stream: &v1alpha1.BridgeStreams{Name: "measures"},
+	})
 	return p
+}
+
+// objects are all of the plan's.
+func (p plan) objects() []client.Object {
+	return []client.Object{p.world, p.orders, p.far, p.jobs, p.news, p.ask, p.copied, p.up, p.move}
 }
 
 // ready waits until everything of the plan is.
 func (p plan) ready(t testing.TB, f *federation) {
 	t.Helper()
-	f.ready(t, p.world, p.orders, p.far, p.jobs, p.news, p.ask, p.copied, p.move)
+	f.ready(t, p.objects()...)
 }
 
 // checkEvents sends news from everywhere and counts it everywhere.
@@ -150,7 +158,7 @@ func (f *federation) checkRequests(t testing.TB) {
 func (f *federation) checkMoves(t testing.TB) {
 	t.Helper()
 	origin := "tokyo" + random()
-	w := write(t, f.connect(t, "tokyo"), origin, "jobs.x")
+	w := write(t, f.connect(t, "tokyo"), origin, "jobs.x", 0)
 	taken := map[string]int{}
 	nc := f.connect(t, "berlin")
 	consumer, err := jetStream(t, nc).CreateOrUpdateConsumer(t.Context(), "jobs", workerConfig)

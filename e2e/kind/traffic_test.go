@@ -85,10 +85,10 @@ type writer struct {
 	slowest time.Duration // to an acknowledgement, repetitions included
 }
 
-// write starts a writer of a message each 5 ms.
-func write(t testing.TB, nc *nats.Conn, origin, subject string) *writer {
+// write starts a writer of a message each 5 ms, whose first has the number first.
+func write(t testing.TB, nc *nats.Conn, origin, subject string, first int) *writer {
 	t.Helper()
-	w := &writer{origin: origin, subject: subject, nc: nc, stop: make(chan struct{}), stopped: make(chan error, 1)}
+	w := &writer{origin: origin, subject: subject, nc: nc, next: first, stop: make(chan struct{}), stopped: make(chan error, 1)}
 	go func() { w.stopped <- w.run(t.Context()) }()
 	return w
 }
@@ -100,7 +100,7 @@ func (w *writer) end(t testing.TB) int {
 	if err := <-w.stopped; err != nil {
 		t.Fatal(err)
 	}
-	t.Logf("%s wrote %d messages to %s; %d tries were repeated; the slowest took %v", w.origin, w.next, w.subject, w.tries, w.slowest.Round(time.Millisecond))
+	t.Logf("%s has written %d messages to %s; %d tries were repeated; the slowest took %v", w.origin, w.next, w.subject, w.tries, w.slowest.Round(time.Millisecond))
 	return w.next
 }
 
@@ -121,7 +121,7 @@ func (w *writer) run(ctx context.Context) error {
 		}
 		id, start := fmt.Sprintf("%s-%d", w.origin, w.next), time.Now()
 		for {
-			try, cancel := context.WithTimeout(ctx, 2*time.Second)
+			try, cancel := context.WithTimeout(ctx, 5*time.Second)
 			_, err := js.Publish(try, w.subject, []byte(id), jetstream.WithMsgID(id))
 			cancel()
 			if err == nil {

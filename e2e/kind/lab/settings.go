@@ -9,13 +9,15 @@ import (
 	"strings"
 )
 
-// watched are settings of the whole machine that a kubelet, kind or an engine
-// changes, as paths in /proc/sys.
+// watched are settings of the whole machine that change with a cluster, as paths
+// in /proc/sys: by the kubelet, by the node's systemd, by kind and by an engine.
 var watched = []string{
 	"vm/overcommit_memory", "vm/panic_on_oom", "kernel/panic", "kernel/panic_on_oops",
 	"kernel/keys/root_maxkeys", "kernel/keys/root_maxbytes",
-	"fs/inotify/max_user_instances", "fs/inotify/max_user_watches",
+	"fs/file-max", "fs/nr_open", "fs/inotify/max_user_instances", "fs/inotify/max_user_watches",
+	"fs/protected_fifos", "fs/protected_hardlinks", "fs/protected_regular", "fs/protected_symlinks",
 	"net/ipv4/ip_forward", "net/ipv4/conf/all/forwarding", "net/ipv4/conf/default/forwarding",
+	"net/ipv6/conf/all/forwarding", "net/ipv6/conf/default/forwarding",
 }
 
 // settings are the values of before. They lie in a file as long as they are not
@@ -63,7 +65,7 @@ func (s *settings) restore() error {
 		return nil
 	}
 	var errs []error
-	for _, name := range watched { // in this order: all/ sets the others
+	for _, name := range watched { // in this order: all/ sets those of every interface
 		value, ok := s.Values[name]
 		file := filepath.Join("/proc/sys", name)
 		now, err := os.ReadFile(file)

@@ -333,3 +333,56 @@ func BenchmarkNext(b *testing.B) {
 		}
 	}
 }
+
+// A broker that gets more servers waits for those that dial it, if they can come,
+// and a link is split when the broker at its other end has one server.
+func TestNextReplicas(t *testing.T) {
+	t.Parallel()
+	dial := func(spoke bool) *federationv1.LinkSpec {
+		return &federationv1.LinkSpec{Peer: "a", Role: federationv1.LinkSpec_DIAL, Spoke: spoke}
+	}
+	plan := func(replicas int32, after []PartRef, link *federationv1.LinkSpec, linkAfter []PartRef) *Plan {
+		p := &Plan{Members: map[string]*MemberState{}}
+		p.Members["a"] = &MemberState{Cluster: "a", Parts: []*PlannedPart{
+			sealed(federationv1.BrokerID, &federationv1.Part{Spec: &federationv1.Part_Broker{Broker: &federationv1.BrokerSpec{Replicas: replicas}}}, after...)}}
+		p.Members["b"] = &MemberState{Cluster: "b", Parts: []*PlannedPart{
+			sealed(federationv1.LinkID("a"), &federationv1.Part{Spec: &federationv1.Part_Link{Link: link}}, linkAfter...)}}
+		return p
+	}
+	small := plan(1, nil, dial(false), []PartRef{{"a", federationv1.BrokerID}})
+	large := plan(3, []PartRef{{"b", federationv1.LinkID("a")}}, dial(true), nil)
+	sent := func(p *Plan, prog Progress, cluster string) bool { return len(Next(p, prog, cluster).Upserts) > 0 }
+	now := func(p *Plan) Progress { return Progress{"a": holding(p, "a"), "b": holding(p, "b")} }
+
+	prog := now(small)
+	if sent(large, prog, "a") || !sent(large, prog, "b") {
+		t.Error("growth: the link comes first")
+	}
+	prog["b"].Held = now(large)["b"].Held
+	if !sent(large, prog, "a") {
+		t.Error("growth: the link has come")
+	}
+	prog = now(small)
+	prog["b"].Connected = false
+	if !sent(large, prog, "a") {
+		t.Error("growth waits for a dialer that is away")
+	}
+	prog = now(small)
+	delete(prog["a"].Held, federationv1.BrokerID)
+	if !sent(large, prog, "a") {
+		t.Error("a new broker waits")
+	}
+	prog = now(large)
+	if !sent(small, prog, "a") || sent(small, prog, "b") {
+		t.Error("shrinking: the broker comes first")
+	}
+	prog["a"].Held = now(small)["a"].Held
+	if !sent(small, prog, "b") {
+		t.Error("shrinking: the broker has come")
+	}
+	prog = now(large)
+	prog["a"].Connected = false
+	if !sent(small, prog, "b") {
+		t.Error("a link waits for a broker that is away")
+	}
+}

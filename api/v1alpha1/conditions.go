@@ -13,6 +13,11 @@ const (
 	// ConditionConnected (MemberCluster only): the agent's session is live and
 	// its last heartbeat is recent.
 	ConditionConnected = "Connected"
+	// ConditionLeaving (MemberCluster only): it is deleted, and its message says
+	// what is waited for.
+	ConditionLeaving = "Leaving"
+	// ConditionRevoked (MemberCluster only): the member's present key is revoked.
+	ConditionRevoked = "Revoked"
 )
 
 // Reasons of conditions that hold.
@@ -99,4 +104,20 @@ const (
 	ReasonNeverConnected = "NeverConnected"
 	// ReasonDisconnected: the agent's session ended or went silent.
 	ReasonDisconnected = "Disconnected"
+	// ReasonHubOutdated: the hub refuses the agent, which has seen newer state than
+	// the hub has: the hub's data is older than what it once had.
+	ReasonHubOutdated = "HubOutdated"
+	// ReasonSuspended: the member is suspended by its spec, and what differs from
+	// what it shall hold is not sent to it.
+	ReasonSuspended = "Suspended"
+	// ReasonRevoked: the member's key is revoked.
+	ReasonRevoked = "Revoked"
+	// ReasonRemovalHeld: more would be taken from the member at once than the
+	// guard lets through.
+	ReasonRemovalHeld = "RemovalHeld"
+	// ReasonDraining: a member that leaves waits for its durable bridges to empty.
+	ReasonDraining = "Draining"
+	// ReasonDeparting: a member that leaves is no part of the plan any more, and
+	// drops its links.
+	ReasonDeparting = "Departing"
 )

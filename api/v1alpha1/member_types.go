@@ -14,6 +14,7 @@ import metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 // +kubebuilder:printcolumn:name="Reason",type=string,JSONPath=`.status.conditions[?(@.type=="Ready")].reason`
 // +kubebuilder:printcolumn:name="Agent",type=string,JSONPath=`.status.agent.version`,priority=1
 // +kubebuilder:printcolumn:name="Broker",type=string,JSONPath=`.status.agent.brokerVersion`,priority=1
+// +kubebuilder:printcolumn:name="Suspended",type=boolean,JSONPath=`.spec.suspended`,priority=1
 // +kubebuilder:printcolumn:name="Age",type=date,JSONPath=`.metadata.creationTimestamp`
 // +kubebuilder:validation:XValidation:rule="self.metadata.name.matches('^[a-z0-9]([-a-z0-9]*[a-z0-9])?$') && size(self.metadata.name) <= 63",message="the name must be a DNS label: a-z, 0-9 and '-', at most 63 characters"
 type MemberCluster struct {
@@ -46,11 +47,60 @@ type MemberClusterSpec struct {
 	// +kubebuilder:validation:items:MaxLength=300
 	// +kubebuilder:validation:items:Pattern=`^(([A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\]):[0-9]{1,5}|wss://([A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\]):[0-9]{1,5}(/[^\s?#]*)?)$`
 	Endpoints []string `json:"endpoints,omitempty"`
+	// Suspended: nothing is sent to the member. It goes on with what it holds, its
+	// links and bridges work, and other members change around it; what it missed
+	// is sent when this is false again. Only the revocation of another member
+	// still reaches it. Default false.
+	//
+	// +optional
+	Suspended bool `json:"suspended,omitempty"`
+	// Removal is what the deletion of this object waits for. Drain (the default):
+	// until the durable bridges from the member are empty, then until the member
+	// has dropped its links. Forget: nothing; also to end a Drain that cannot end.
+	//
+	// +optional
+	// +kubebuilder:default=Drain
+	Removal LeavePolicy `json:"removal,omitempty"`
+	// RevokedKeys are keys that never speak for this member again: the SHA-256 of
+	// a certificate's public key (status.identity.keyHash), or a public link key
+	// (status.linkKey). While the member's present key is among them it is shut
+	// out: the hub refuses it and all others drop their links to it. It joins again
+	// with another key and a token that was made for its very name since.
+	//
+	// +optional
+	// +listType=set
+	// +kubebuilder:validation:MaxItems=64
+	// +kubebuilder:validation:items:MaxLength=64
+	// +kubebuilder:validation:items:Pattern=`^([0-9a-f]{64}|U[A-Z2-7]{55})$`
+	RevokedKeys []string `json:"revokedKeys,omitempty"`
 }
+
+// LeavePolicy is how a member leaves the federation.
+//
+// +kubebuilder:validation:Enum=Drain;Forget
+type LeavePolicy string
+
+// How a member leaves.
+const (
+	// LeaveDrain waits until what others are promised has been carried.
+	LeaveDrain LeavePolicy = "Drain"
+	// LeaveForget waits for nothing.
+	LeaveForget LeavePolicy = "Forget"
+)
+
+const (
+	// LeaveFinalizer keeps the object of a member that is deleted until it has left.
+	LeaveFinalizer = "messaging.sealane.dev/leave"
+	// AllowRemovalAnnotation on a MemberCluster permits what the guard against mass
+	// removal holds back: the state (status.desiredHash) to which the member may be
+	// brought, or the most parts that may be taken from it at once.
+	AllowRemovalAnnotation = "messaging.sealane.dev/allow-removal"
+)
 
 // MemberClusterStatus is what was observed of a member.
 type MemberClusterStatus struct {
-	// Conditions are Connected, Accepted, Programmed and Ready.
+	// Conditions are Connected, Accepted, Programmed and Ready; and, of a member
+	// that is deleted or shut out, Leaving and Revoked.
 	//
 	// +optional
 	// +listType=map

@@ -662,7 +662,10 @@ type Hello struct {
 	Epoch uint64 `protobuf:"varint,5,opt,name=epoch,proto3" json:"epoch,omitempty"`
 	Facts *Facts `protobuf:"bytes,6,opt,name=facts,proto3" json:"facts,omitempty"`
 	// Held parts that are not applied.
-	Unapplied     []*PartStatus `protobuf:"bytes,7,rep,name=unapplied,proto3" json:"unapplied,omitempty"`
+	Unapplied []*PartStatus `protobuf:"bytes,7,rep,name=unapplied,proto3" json:"unapplied,omitempty"`
+	// Highest revision of an update of that epoch. A hub that has not come so far
+	// has lost data, and refuses.
+	Revision      uint64 `protobuf:"varint,8,opt,name=revision,proto3" json:"revision,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -744,6 +747,13 @@ func (x *Hello) GetUnapplied() []*PartStatus {
 		return x.Unapplied
 	}
 	return nil
+}
+
+func (x *Hello) GetRevision() uint64 {
+	if x != nil {
+		return x.Revision
+	}
+	return 0
 }
 
 type AgentInfo struct {
@@ -1089,7 +1099,12 @@ type Update struct {
 	TargetHash string                 `protobuf:"bytes,3,opt,name=target_hash,json=targetHash,proto3" json:"target_hash,omitempty"`
 	Upserts    []*Part                `protobuf:"bytes,4,rep,name=upserts,proto3" json:"upserts,omitempty"`
 	// Ids of parts to remove. Absence from upserts never means removal.
-	Removals      []string `protobuf:"bytes,5,rep,name=removals,proto3" json:"removals,omitempty"`
+	Removals []string `protobuf:"bytes,5,rep,name=removals,proto3" json:"removals,omitempty"`
+	// However much the removals take away, it is meant. Without it an agent refuses
+	// the removal of more than 10 parts that are more than half of what it holds.
+	RemovalMeant bool `protobuf:"varint,6,opt,name=removal_meant,json=removalMeant,proto3" json:"removal_meant,omitempty"`
+	// How far the hub's resources had come. It grows with every change of them.
+	Revision      uint64 `protobuf:"varint,7,opt,name=revision,proto3" json:"revision,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1157,6 +1172,20 @@ func (x *Update) GetRemovals() []string {
 		return x.Removals
 	}
 	return nil
+}
+
+func (x *Update) GetRemovalMeant() bool {
+	if x != nil {
+		return x.RemovalMeant
+	}
+	return false
+}
+
+func (x *Update) GetRevision() uint64 {
+	if x != nil {
+		return x.Revision
+	}
+	return 0
 }
 
 type Heartbeat struct {
@@ -2832,7 +2861,7 @@ const file_federation_v1_federation_proto_rawDesc = "" +
 	"HubMessage\x12:\n" +
 	"\awelcome\x18\x01 \x01(\v2\x1e.sealane.federation.v1.WelcomeH\x00R\awelcome\x127\n" +
 	"\x06update\x18\x02 \x01(\v2\x1d.sealane.federation.v1.UpdateH\x00R\x06updateB\x06\n" +
-	"\x04body\"\x9f\x02\n" +
+	"\x04body\"\xbb\x02\n" +
 	"\x05Hello\x12\x1a\n" +
 	"\bprotocol\x18\x01 \x01(\rR\bprotocol\x126\n" +
 	"\x05agent\x18\x02 \x01(\v2 .sealane.federation.v1.AgentInfoR\x05agent\x12\x1a\n" +
@@ -2840,7 +2869,8 @@ const file_federation_v1_federation_proto_rawDesc = "" +
 	"\theld_hash\x18\x04 \x01(\tR\bheldHash\x12\x14\n" +
 	"\x05epoch\x18\x05 \x01(\x04R\x05epoch\x122\n" +
 	"\x05facts\x18\x06 \x01(\v2\x1c.sealane.federation.v1.FactsR\x05facts\x12?\n" +
-	"\tunapplied\x18\a \x03(\v2!.sealane.federation.v1.PartStatusR\tunapplied\"f\n" +
+	"\tunapplied\x18\a \x03(\v2!.sealane.federation.v1.PartStatusR\tunapplied\x12\x1a\n" +
+	"\brevision\x18\b \x01(\x04R\brevision\"f\n" +
 	"\tAgentInfo\x12\x18\n" +
 	"\aversion\x18\x01 \x01(\tR\aversion\x12%\n" +
 	"\x0ebroker_version\x18\x02 \x01(\tR\rbrokerVersion\x12\x18\n" +
@@ -2863,14 +2893,16 @@ const file_federation_v1_federation_proto_rawDesc = "" +
 	"\x05parts\x18\x02 \x03(\v2\x1f.sealane.federation.v1.HeldPartR\x05parts\".\n" +
 	"\bHeldPart\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x12\n" +
-	"\x04hash\x18\x02 \x01(\tR\x04hash\"\xaf\x01\n" +
+	"\x04hash\x18\x02 \x01(\tR\x04hash\"\xf0\x01\n" +
 	"\x06Update\x12\x14\n" +
 	"\x05epoch\x18\x01 \x01(\x04R\x05epoch\x12\x1b\n" +
 	"\tbase_hash\x18\x02 \x01(\tR\bbaseHash\x12\x1f\n" +
 	"\vtarget_hash\x18\x03 \x01(\tR\n" +
 	"targetHash\x125\n" +
 	"\aupserts\x18\x04 \x03(\v2\x1b.sealane.federation.v1.PartR\aupserts\x12\x1a\n" +
-	"\bremovals\x18\x05 \x03(\tR\bremovals\"(\n" +
+	"\bremovals\x18\x05 \x03(\tR\bremovals\x12#\n" +
+	"\rremoval_meant\x18\x06 \x01(\bR\fremovalMeant\x12\x1a\n" +
+	"\brevision\x18\a \x01(\x04R\brevision\"(\n" +
 	"\tHeartbeat\x12\x1b\n" +
 	"\theld_hash\x18\x01 \x01(\tR\bheldHash\"\xe8\x02\n" +
 	"\x06Report\x12\x1b\n" +

@@ -41,7 +41,9 @@ type State struct {
 	Choices map[string]string `protobuf:"bytes,6,rep,name=choices,proto3" json:"choices,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
 	// Ids of the streams and outlets that the agent made and therefore may change
 	// and delete.
-	Owned         []string `protobuf:"bytes,7,rep,name=owned,proto3" json:"owned,omitempty"`
+	Owned []string `protobuf:"bytes,7,rep,name=owned,proto3" json:"owned,omitempty"`
+	// Highest revision of an update of that epoch.
+	Revision      uint64 `protobuf:"varint,8,opt,name=revision,proto3" json:"revision,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -125,6 +127,13 @@ func (x *State) GetOwned() []string {
 	return nil
 }
 
+func (x *State) GetRevision() uint64 {
+	if x != nil {
+		return x.Revision
+	}
+	return 0
+}
+
 // IssuedGrant is from what a grant can be signed again, byte for byte.
 type IssuedGrant struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -191,7 +200,7 @@ var File_journal_v1_journal_proto protoreflect.FileDescriptor
 
 const file_journal_v1_journal_proto_rawDesc = "" +
 	"\n" +
-	"\x18journal/v1/journal.proto\x12\x12sealane.journal.v1\x1a\x1efederation/v1/federation.proto\"\xf2\x02\n" +
+	"\x18journal/v1/journal.proto\x12\x12sealane.journal.v1\x1a\x1efederation/v1/federation.proto\"\x8e\x03\n" +
 	"\x05State\x12\x1e\n" +
 	"\n" +
 	"generation\x18\x01 \x01(\x04R\n" +
@@ -201,7 +210,8 @@ const file_journal_v1_journal_proto_rawDesc = "" +
 	"\x06doomed\x18\x04 \x03(\v2\x1b.sealane.federation.v1.PartR\x06doomed\x127\n" +
 	"\x06grants\x18\x05 \x03(\v2\x1f.sealane.journal.v1.IssuedGrantR\x06grants\x12@\n" +
 	"\achoices\x18\x06 \x03(\v2&.sealane.journal.v1.State.ChoicesEntryR\achoices\x12\x14\n" +
-	"\x05owned\x18\a \x03(\tR\x05owned\x1a:\n" +
+	"\x05owned\x18\a \x03(\tR\x05owned\x12\x1a\n" +
+	"\brevision\x18\b \x01(\x04R\brevision\x1a:\n" +
 	"\fChoicesEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"P\n" +

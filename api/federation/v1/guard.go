@@ -1,0 +1,11 @@
+package federationv1
+
+// What may be taken from a member without being said to be meant: up to
+// FreeRemovals parts, or up to half of what it holds.
+const FreeRemovals = 10
+
+// MassRemoval tells whether to remove so many of the parts that a member holds
+// must be meant explicitly (Update.removal_meant).
+func MassRemoval(held, removed int) bool {
+	return removed > FreeRemovals && removed*2 > held
+}

@@ -74,7 +74,7 @@ func (r *relay) pass(stream syncStream, id identity, addr string) error {
 	if err != nil {
 		return status.Errorf(codes.Unavailable, "the leading replica of the hub: %v", err)
 	}
-	defer conn.Close()
+	defer conn.Close() //nolint:errcheck // nothing is left to be done with it
 	ctx, cancel := context.WithCancel(metadata.AppendToOutgoingContext(stream.Context(),
 		memberHeader, string(id.cert.Raw), fromHeader, peerAddr(stream.Context())))
 	defer cancel()

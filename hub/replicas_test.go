@@ -322,10 +322,11 @@ func TestRelayedCertificates(t *testing.T) {
 	call := func(cert tls.Certificate, members ...*x509.Certificate) error {
 		ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
 		defer cancel()
+		var pairs []string
 		for _, c := range members {
-			ctx = metadata.AppendToOutgoingContext(ctx, memberHeader, string(c.Raw), fromHeader, "192.0.2.1:1")
+			pairs = append(pairs, memberHeader, string(c.Raw), fromHeader, "192.0.2.1:1")
 		}
-		stream, err := federationv1.NewFederationClient(h.dial(t, cert)).Sync(ctx)
+		stream, err := federationv1.NewFederationClient(h.dial(t, cert)).Sync(metadata.AppendToOutgoingContext(ctx, pairs...))
 		if err != nil {
 			return err
 		}

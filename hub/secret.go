@@ -101,7 +101,7 @@ func (s *authoritySecret) follow(ctx context.Context, a *Authority, changed func
 		if ctx.Err() != nil {
 			return
 		}
-		did, err := false, error(nil)
+		did := false
 		k, err := s.read(ctx)
 		if err == nil {
 			did, err = a.replace(k)

@@ -16,7 +16,6 @@ import (
 
 	federationv1 "github.com/sealane/sealane/api/federation/v1"
 	"github.com/sealane/sealane/broker"
-	"github.com/sealane/sealane/broker/embedded"
 )
 
 // Options say how to run an agent.
@@ -40,9 +39,16 @@ type Options struct {
 	LinkListen string
 	// Advertise lists the addresses at which peers reach LinkListen.
 	Advertise []string
+	// Kubernetes has the broker run as pods of a cluster, and is nil for one in this
+	// process. The listening addresses above do not apply then.
+	Kubernetes *KubernetesOptions
+	// HealthListen is where health checks are answered; empty: nowhere.
+	HealthListen string
 	// Version of the agent.
 	Version string
 	Log     *slog.Logger
+
+	health *health
 }
 
 // Defaults of Options.
@@ -74,6 +80,12 @@ func Run(ctx context.Context, o Options) error {
 		return err
 	}
 	defer lock.Close()
+	health, err := serveHealth(o.HealthListen)
+	if err != nil {
+		return err
+	}
+	defer health.close()
+	o.health = health
 	if err := os.Remove(urlFile(o.DataDir)); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
@@ -118,6 +130,12 @@ func (o *Options) check() error {
 		if _, _, err := net.SplitHostPort(a.addr); err != nil {
 			return fmt.Errorf("%s %q: expected HOST:PORT", a.flag, a.addr)
 		}
+	}
+	if o.Kubernetes != nil {
+		if err := o.Kubernetes.check(); err != nil {
+			return err
+		}
+		return validateAdvertised(o.Advertise)
 	}
 	if o.ClientTLS == nil && !isLoopback(hostOf(o.ClientListen)) {
 		return fmt.Errorf("--client-listen %s can be reached by others and has no TLS: listen on 127.0.0.1, or give --client-tls-cert and --client-tls-key", o.ClientListen)
@@ -200,10 +218,7 @@ func (o *Options) run(ctx context.Context, dir identityDir, id *identity) (err e
 	if err != nil {
 		return fmt.Errorf("the journal cannot be read, and without it nothing is known of what this member shall do: %w", err)
 	}
-	rt, err := embedded.New(embedded.Options{
-		DataDir: o.DataDir, ClientListen: o.ClientListen, LinkListen: o.LinkListen,
-		ClientTLS: o.ClientTLS, Keyring: keyring, Log: log,
-	})
+	rt, err := o.runtime(id.name, keyring, log)
 	if err != nil {
 		return err
 	}
@@ -214,22 +229,26 @@ func (o *Options) run(ctx context.Context, dir identityDir, id *identity) (err e
 		_ = os.Remove(urlFile(o.DataDir)) // nobody listens there any more
 		log.Info("stopped")
 	}()
-	if o.LinkListen != "" && len(o.Advertise) == 0 {
+	if o.Kubernetes == nil && o.LinkListen != "" && len(o.Advertise) == 0 {
 		log.Warn("this member accepts links, but nobody is told where: give its address with --advertise")
 	}
 	linkKey := keyring.LinkUser().Public
 	m := &member{
 		name: id.name, dataDir: o.DataDir, log: log, rt: rt, keyring: keyring,
 		ident: &atomic.Pointer[identity]{}, holder: holder,
-		pic:  newPicture(observeFacts(linkKey, o.Advertise, o.DataDir)),
-		work: make(chan struct{}, 1),
+		work: make(chan struct{}, 1), health: o.health,
+	}
+	m.facts = &factFinder{linkKey: linkKey, advertised: o.Advertise, dataDir: o.DataDir, rt: rt}
+	m.pic = newPicture(m.facts.find())
+	if o.Kubernetes != nil {
+		m.patient, m.secrets = true, o.Kubernetes.secrets(m, o.DataDir)
 	}
 	m.ident.Store(id)
 	m.prober = newProber(rt, m.name, holder, m.pic, log)
 	m.links = newLinks(m, linkKey)
 	return m.run(ctx, dir, &hubClient{
 		hub:  o.Hub,
-		info: &federationv1.AgentInfo{Version: o.Version, BrokerVersion: rt.Version(), Runtime: "embedded"},
+		info: &federationv1.AgentInfo{Version: o.Version, BrokerVersion: rt.Version(), Runtime: o.runtimeName()},
 	})
 }
 
@@ -256,7 +275,10 @@ func (m *member) run(ctx context.Context, dir identityDir, hub *hubClient) error
 	loops.Go(func() { m.prober.run(ctx) })
 	loops.Go(func() { flows.run(ctx) })
 	loops.Go(func() { (&failover{member: m, attempts: map[string]attempt{}}).run(ctx) })
-	loops.Go(func() { watchFacts(ctx, m.pic, m.dataDir) })
+	loops.Go(func() { m.facts.watch(ctx, m.pic) })
+	if m.secrets != nil {
+		loops.Go(func() { m.secrets.run(ctx) })
+	}
 	loops.Go(func() { renew.run(ctx) })
 	loops.Go(func() {
 		if len(m.holder.now().parts) > 0 {

@@ -50,6 +50,8 @@ const (
 	codeUnavailable    = "Unavailable"
 	codeCannotWrite    = "CannotWrite"
 	codeOtherJetStream = "JetStreamError"
+	// codeNearlyFull is said of a broker that is applied.
+	codeNearlyFull = "StorageNearlyFull"
 )
 
 // failure is why a part is not applied.
@@ -171,6 +173,7 @@ func (a *applier) pass(ctx context.Context) {
 // start at all.
 func (a *applier) startedBy(ctx context.Context, out linkOutcome) bool {
 	if out.started {
+		a.health.setReady()
 		a.firstFailure = time.Time{}
 		if err := a.writeURL(); err != nil {
 			a.log.Error("cannot write the client URL", "error", err)
@@ -185,7 +188,7 @@ func (a *applier) startedBy(ctx context.Context, out linkOutcome) bool {
 		a.firstFailure = now
 		a.log.Error("the broker does not start, trying again", "error", out.spec)
 	}
-	if now.Sub(a.firstFailure) > startPatience {
+	if now.Sub(a.firstFailure) > startPatience && !a.patient {
 		select {
 		case a.fatal <- fmt.Errorf("the broker does not start: %w", out.spec):
 		default:
@@ -331,6 +334,7 @@ func (a *applier) noteBroker(h *held, out linkOutcome) {
 			err = &failure{codeBroker, out.spec}
 		}
 		a.note(p, err)
+		a.warnOfStorage(p)
 	}
 	for _, p := range h.parts {
 		if p.Spec == nil {

@@ -160,6 +160,9 @@ func (l *links) config(h *held) (*broker.Config, map[string]string, map[string]e
 		l.tls, l.tlsOf = id.linkTLS(), id
 	}
 	c := &broker.Config{Cluster: l.self, TLS: l.tls, TrustDomain: id.trustDomain}
+	for _, a := range id.authorities {
+		c.Authorities = append(c.Authorities, a.Raw)
+	}
 	if p := h.parts[federationv1.BrokerID]; p != nil {
 		c.Spec = p.GetBroker()
 	}

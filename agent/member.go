@@ -22,6 +22,13 @@ type member struct {
 	conns   *accountConns
 	links   *links
 	prober  *prober
+	facts   *factFinder
+	// secrets writes the credentials of applications where they run; nil: nowhere.
+	secrets *appSecrets
+	health  *health
+	// patient tells that the broker's servers are not this process's to start: if they
+	// do not, the agent goes on.
+	patient bool
 
 	// work has the applier look at everything, work being one slot.
 	work chan struct{}

@@ -29,6 +29,18 @@ func UserCreds(k *Keyring, account string) ([]byte, error) {
 	return FormatCreds(token, user)
 }
 
+// UserCredsUntil is UserCreds with an issue time of its own, and an end.
+func UserCredsUntil(k *Keyring, account string, issuedAt, end time.Time) ([]byte, error) {
+	user := k.AppUser(account)
+	c := newUser(user.Public, account, appTypes)
+	c.Expires = end.Unix()
+	token, err := Sign(c, k.Account(account), issuedAt)
+	if err != nil {
+		return nil, err
+	}
+	return FormatCreds(token, user)
+}
+
 // AgentJWT is the user JWT of the agent itself in an account, over
 // Keyring.AgentUser.
 func AgentJWT(k *Keyring, account string) (string, error) {

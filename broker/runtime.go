@@ -58,6 +58,30 @@ type LeafConn struct {
 	ID uint64
 }
 
+// Capacity is what a broker of several servers has, and how it is.
+type Capacity struct {
+	// Servers that run, of Wanted; Max is how many there can be.
+	Servers, Wanted, Max int
+	// Storage is what is free on the fullest volume, Memory what a server may use, in
+	// bytes; 0: not known.
+	Storage, Memory int64
+	// Endpoints are the addresses at which peers reach the broker, as far as the place
+	// where it runs knows them.
+	Endpoints []string
+	// NearlyFull says which server has little room left; empty: none.
+	NearlyFull string
+	// Status says in words what the servers are about.
+	Status string
+}
+
+// Measurer is a Runtime whose servers are elsewhere, so that only it knows what
+// they have.
+type Measurer interface {
+	Capacity() Capacity
+	// ClientCA is the authority, in PEM, of what the servers show to applications.
+	ClientCA() []byte
+}
+
 // Runtime runs the NATS server, or servers, of one member. Its methods are safe
 // for concurrent use. A Runtime does nothing until the first Configure.
 type Runtime interface {

@@ -21,6 +21,7 @@ func (n *Node) Observe(streams bool) *brokerv1.Observation {
 	n.mu.RUnlock()
 	o.Usage.DiskFree, o.Usage.DiskSize = diskSpace(n.opts.DataDir)
 	o.Usage.Cpu, o.Usage.Processors = processorTime()
+	o.Usage.MemoryTotal = memoryTotal()
 	if srv == nil {
 		o.Phase = brokerv1.Observation_STOPPED
 		if n.Fresh() {

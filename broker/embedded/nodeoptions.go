@@ -235,13 +235,13 @@ func writeFounder(path, serverName string) error {
 	}
 	b := binary.LittleEndian.AppendUint32(nil, 1)
 	b = binary.LittleEndian.AppendUint32(b, 1)
-	b = append(b, peerID(serverName)...)
+	b = append(b, PeerID(serverName)...)
 	b = binary.LittleEndian.AppendUint16(b, 0)
 	return writeFile(path, b)
 }
 
-// peerID is the id of a server among its peers.
-func peerID(serverName string) string {
+// PeerID is the id of a server, by its name, among its peers.
+func PeerID(serverName string) string {
 	const digits = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
 	sum := sha256.Sum256([]byte(serverName))
 	id := sum[:8]

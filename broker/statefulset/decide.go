@@ -6,6 +6,7 @@ import (
 	"slices"
 
 	brokerv1 "github.com/sealane/sealane/api/broker/v1"
+	"github.com/sealane/sealane/broker/embedded"
 )
 
 // view is all that is known of the servers at one moment.
@@ -157,18 +158,19 @@ func firstAid(v view) (action, bool) {
 }
 
 // forgetGone removes a peer whose server is gone: its volume was lost, and the
-// server that took its place has another name. All servers are known.
+// server that took its place has another name, or none yet. All servers are known,
+// so whoever else is among the peers is no more.
 func (v view) forgetGone(leader *brokerv1.Observation) (action, bool) {
-	names := map[string]bool{}
+	ids := map[string]bool{}
 	for _, s := range v.servers {
 		// A server that does not run has not said its name.
 		if s.seen.Phase == brokerv1.Observation_STOPPED {
 			return action{}, false
 		}
-		names[s.seen.Server] = true
+		ids[embedded.PeerID(s.seen.Server)] = true
 	}
 	for _, p := range leader.Meta.Peers {
-		if p.Offline && !names[p.Name] {
+		if !ids[p.Id] {
 			return action{kind: forget, peer: cmp.Or(p.Name, p.Id), peerID: p.Id, why: "it is gone with its data"}, true
 		}
 	}

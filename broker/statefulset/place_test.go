@@ -58,6 +58,8 @@ type machine struct {
 	addrs []Address
 	links []string
 	boot  []byte
+	// away servers are not started again.
+	away map[int]bool
 	// version is what servers are started with, as of a template.
 	version int
 	log     bytes.Buffer
@@ -81,7 +83,7 @@ func (p *proc) alive() bool {
 
 func newMachine(t *testing.T) *machine {
 	t.Helper()
-	m := &machine{t: t, dir: t.TempDir()}
+	m := &machine{t: t, dir: t.TempDir(), away: map[int]bool{}}
 	var held []net.Listener
 	port := func() string {
 		l, err := net.Listen("tcp", "127.0.0.1:0")
@@ -132,7 +134,7 @@ func (m *machine) Apply(_ context.Context, n int, boot []byte) error {
 	}
 	m.procs = m.procs[:n]
 	for i := range m.procs {
-		if m.procs[i] == nil || !m.procs[i].alive() {
+		if !m.away[i] && (m.procs[i] == nil || !m.procs[i].alive()) {
 			m.start(i)
 		}
 	}
@@ -201,13 +203,22 @@ func (m *machine) Replace(_ context.Context, n int) error {
 func (m *machine) kill(n int) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
+	m.away[n] = true
 	m.stop(m.procs[n], syscall.SIGKILL)
 }
 
 func (m *machine) revive(n int) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
+	delete(m.away, n)
 	m.start(n)
+}
+
+// wipe loses the volume of a server that is dead.
+func (m *machine) wipe(n int) {
+	if err := os.RemoveAll(filepath.Join(m.dir, m.addrs[n].Name)); err != nil {
+		m.t.Error(err)
+	}
 }
 
 func (m *machine) upgrade() {

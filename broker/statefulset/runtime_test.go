@@ -22,6 +22,7 @@ import (
 
 	federationv1 "github.com/sealane/sealane/api/federation/v1"
 	"github.com/sealane/sealane/broker"
+	"github.com/sealane/sealane/broker/embedded"
 )
 
 const testDomain = "test.local"
@@ -35,6 +36,13 @@ type world struct {
 	rt      *Runtime
 	config  broker.Config
 	parts   []*federationv1.Part
+	ca      *federation
+}
+
+// federation issues certificates to members.
+type federation struct {
+	key  *ecdsa.PrivateKey
+	cert *x509.Certificate
 }
 
 func ctxFor(t *testing.T) context.Context {
@@ -68,9 +76,9 @@ func newWorld(t *testing.T, replicas int) *world {
 	if w.keyring, err = broker.LoadOrCreateKeyring(w.dir + "/seed"); err != nil {
 		t.Fatal(err)
 	}
-	c, authority := federationTLS(t, "a")
+	w.ca = newFederation(t)
 	w.config = broker.Config{
-		Cluster: "a", TrustDomain: testDomain, TLS: c, Authorities: [][]byte{authority},
+		Cluster: "a", TrustDomain: testDomain, TLS: w.ca.issue(t, "a"), Authorities: [][]byte{w.ca.cert.Raw},
 		Spec: &federationv1.BrokerSpec{MaxStorage: 64 << 20, MaxMemory: 8 << 20, Replicas: int32(replicas)},
 	}
 	w.open()
@@ -101,10 +109,9 @@ func (w *agentWriter) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
-// federationTLS makes a federation of one member.
-func federationTLS(t *testing.T, name string) (*tls.Config, []byte) {
+func newFederation(t *testing.T) *federation {
 	t.Helper()
-	caKey, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -112,10 +119,19 @@ func federationTLS(t *testing.T, name string) (*tls.Config, []byte) {
 		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "federation"}, IsCA: true, BasicConstraintsValid: true,
 		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour), KeyUsage: x509.KeyUsageCertSign,
 	}
-	caDER, err := x509.CreateCertificate(rand.Reader, ca, ca, caKey.Public(), caKey)
+	der, err := x509.CreateCertificate(rand.Reader, ca, ca, key.Public(), key)
 	if err != nil {
 		t.Fatal(err)
 	}
+	cert, err := x509.ParseCertificate(der)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return &federation{key: key, cert: cert}
+}
+
+func (f *federation) issue(t *testing.T, name string) *tls.Config {
+	t.Helper()
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
 		t.Fatal(err)
@@ -126,14 +142,53 @@ func federationTLS(t *testing.T, name string) (*tls.Config, []byte) {
 		URIs: []*url.URL{id}, DNSNames: []string{federationv1.MemberDNSName(testDomain, name)},
 		KeyUsage: x509.KeyUsageDigitalSignature, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth},
 	}
-	der, err := x509.CreateCertificate(rand.Reader, tmpl, ca, key.Public(), caKey)
+	der, err := x509.CreateCertificate(rand.Reader, tmpl, f.cert, key.Public(), f.key)
 	if err != nil {
 		t.Fatal(err)
 	}
 	pool := x509.NewCertPool()
-	cert, _ := x509.ParseCertificate(caDER)
-	pool.AddCert(cert)
-	return &tls.Config{Certificates: []tls.Certificate{{Certificate: [][]byte{der}, PrivateKey: key}}, RootCAs: pool, ClientCAs: pool}, caDER
+	pool.AddCert(f.cert)
+	return &tls.Config{Certificates: []tls.Certificate{{Certificate: [][]byte{der}, PrivateKey: key}}, RootCAs: pool, ClientCAs: pool}
+}
+
+// acceptor is a peer in this process that accepts the link of the member. It
+// returns its address and its permission.
+func (w *world) acceptor(name string) (string, *federationv1.Grant) {
+	w.t.Helper()
+	k, err := broker.LoadOrCreateKeyring(w.t.TempDir() + "/seed")
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	rt, err := embedded.New(embedded.Options{
+		DataDir: w.t.TempDir(), ClientListen: "127.0.0.1:0", LinkListen: "127.0.0.1:0", Keyring: k,
+		Log: slog.New(slog.DiscardHandler),
+	})
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	w.t.Cleanup(func() {
+		ctx, cancel := context.WithTimeout(context.Background(), 200*time.Millisecond)
+		defer cancel()
+		_ = rt.Shutdown(ctx)
+	})
+	grant, err := broker.IssueGrant(k, "a", w.keyring.LinkUser().Public, time.Now())
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	claims, errs := k.Accounts(name, []*federationv1.Part{{Id: federationv1.LinkID("a"), Spec: &federationv1.Part_Link{
+		Link: &federationv1.LinkSpec{Peer: "a", Role: federationv1.LinkSpec_ACCEPT, PeerKey: grant.Key},
+	}}})
+	if len(errs) > 0 {
+		w.t.Fatal(errs)
+	}
+	rt.SetAccounts(ctxFor(w.t), claims)
+	if _, err := rt.Configure(ctxFor(w.t), broker.Config{
+		Cluster: name, TrustDomain: testDomain, TLS: w.ca.issue(w.t, name),
+		Spec: &federationv1.BrokerSpec{MaxStorage: 64 << 20, MaxMemory: 8 << 20},
+	}); err != nil {
+		w.t.Fatal(err)
+	}
+	return fmt.Sprintf("127.0.0.1:%d", rt.LinkPort()), grant
 }
 
 func (w *world) account(names ...string) {

@@ -52,6 +52,8 @@ type flags struct {
 	tokenFile       string
 	tlsCert, tlsKey string
 	level, format   string
+	runtime         string
+	kubernetes      agent.KubernetesOptions
 }
 
 func newCommand() *cobra.Command {
@@ -89,6 +91,7 @@ line is wrong.`,
 		return usageError{fmt.Errorf("%w: see %s --help", err, c.CommandPath())}
 	})
 	f.register(cmd.Flags())
+	cmd.AddCommand(newBrokerCommand())
 	return cmd
 }
 
@@ -104,6 +107,13 @@ func (f *flags) register(fs *pflag.FlagSet) {
 	fs.StringVar(&f.tlsKey, "client-tls-key", "", "`file` of its key, in PEM")
 	fs.StringVar(&f.LinkListen, "link-listen", "", "`host:port` to listen at for links from other members; empty: accept none")
 	fs.StringSliceVar(&f.Advertise, "advertise", nil, "`host:port` at which other members reach --link-listen; may be repeated")
+	fs.StringVar(&f.runtime, "runtime", "embedded", "`where` the broker runs: embedded (in this process) or statefulset (in pods of the cluster that this is a pod of)")
+	fs.StringVar(&f.kubernetes.Template, "broker-template", "", "`file` of settings of the broker's pods, in YAML (statefulset)")
+	fs.StringVar(&f.kubernetes.Namespace, "namespace", "", "`namespace` of this pod; that of its service account if empty (statefulset)")
+	fs.StringVar(&f.kubernetes.Owner, "owner", "", "`name` of this agent's StatefulSet, with which the broker is deleted; empty: it stays (statefulset)")
+	fs.StringVar(&f.kubernetes.ClusterDomain, "cluster-domain", agent.DefaultClusterDomain, "DNS `domain` of the cluster (statefulset)")
+	fs.StringSliceVar(&f.kubernetes.CredentialNamespaces, "credential-namespaces", nil, "`namespace` in which Secrets with credentials may be written; may be repeated (statefulset)")
+	fs.StringVar(&f.HealthListen, "health-listen", "", "`host:port` to answer health checks at: /healthz and /readyz; empty: nowhere")
 	fs.StringVar(&f.level, "log-level", "info", "least `level` to log: debug, info, warn or error")
 	fs.StringVar(&f.format, "log-format", "text", "`format` of the log: text or json")
 }
@@ -146,6 +156,13 @@ func (f *flags) complete(stderr io.Writer) error {
 		default:
 			return fmt.Errorf("--token-file: %w", err)
 		}
+	}
+	switch f.runtime {
+	case "embedded":
+	case "statefulset":
+		f.Kubernetes = &f.kubernetes
+	default:
+		return fmt.Errorf("--runtime %q: expected embedded or statefulset", f.runtime)
 	}
 	if (f.tlsCert == "") != (f.tlsKey == "") {
 		return errors.New("--client-tls-cert and --client-tls-key belong together")

@@ -34,8 +34,6 @@ const (
 	// Data, but no server: it starts, restarts, or cannot.
 	Observation_STOPPED Observation_Phase = 2
 	Observation_RUNNING Observation_Phase = 3
-	// Told to retire.
-	Observation_RETIRED Observation_Phase = 4
 )
 
 // Enum value maps for Observation_Phase.
@@ -45,14 +43,12 @@ var (
 		1: "FRESH",
 		2: "STOPPED",
 		3: "RUNNING",
-		4: "RETIRED",
 	}
 	Observation_Phase_value = map[string]int32{
 		"PHASE_UNSPECIFIED": 0,
 		"FRESH":             1,
 		"STOPPED":           2,
 		"RUNNING":           3,
-		"RETIRED":           4,
 	}
 )
 
@@ -1135,8 +1131,10 @@ type Usage struct {
 	StorageReserved int64 `protobuf:"varint,9,opt,name=storage_reserved,json=storageReserved,proto3" json:"storage_reserved,omitempty"`
 	MemoryReserved  int64 `protobuf:"varint,10,opt,name=memory_reserved,json=memoryReserved,proto3" json:"memory_reserved,omitempty"`
 	// Processor time of the process, in nanoseconds, and how many processors it has.
-	Cpu           int64   `protobuf:"varint,11,opt,name=cpu,proto3" json:"cpu,omitempty"`
-	Processors    float64 `protobuf:"fixed64,12,opt,name=processors,proto3" json:"processors,omitempty"`
+	Cpu        int64   `protobuf:"varint,11,opt,name=cpu,proto3" json:"cpu,omitempty"`
+	Processors float64 `protobuf:"fixed64,12,opt,name=processors,proto3" json:"processors,omitempty"`
+	// Bytes of memory that the process may use; 0: not known.
+	MemoryTotal   int64 `protobuf:"varint,13,opt,name=memory_total,json=memoryTotal,proto3" json:"memory_total,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1251,6 +1249,13 @@ func (x *Usage) GetCpu() int64 {
 func (x *Usage) GetProcessors() float64 {
 	if x != nil {
 		return x.Processors
+	}
+	return 0
+}
+
+func (x *Usage) GetMemoryTotal() int64 {
+	if x != nil {
+		return x.MemoryTotal
 	}
 	return 0
 }
@@ -1538,7 +1543,7 @@ const file_broker_v1_broker_proto_rawDesc = "" +
 	"\x05found\x18\x01 \x01(\bR\x05found\"\x0f\n" +
 	"\rBeginResponse\"*\n" +
 	"\x0eObserveRequest\x12\x18\n" +
-	"\astreams\x18\x01 \x01(\bR\astreams\"\xa8\x04\n" +
+	"\astreams\x18\x01 \x01(\bR\astreams\"\x9b\x04\n" +
 	"\vObservation\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x16\n" +
 	"\x06server\x18\x02 \x01(\tR\x06server\x12\x18\n" +
@@ -1555,13 +1560,12 @@ const file_broker_v1_broker_proto_rawDesc = "" +
 	" \x03(\v2\x17.sealane.broker.v1.LeafR\x05leafs\x12+\n" +
 	"\x04meta\x18\v \x01(\v2\x17.sealane.broker.v1.MetaR\x04meta\x12.\n" +
 	"\x05usage\x18\f \x01(\v2\x18.sealane.broker.v1.UsageR\x05usage\x123\n" +
-	"\astreams\x18\r \x03(\v2\x19.sealane.broker.v1.StreamR\astreams\"P\n" +
+	"\astreams\x18\r \x03(\v2\x19.sealane.broker.v1.StreamR\astreams\"C\n" +
 	"\x05Phase\x12\x15\n" +
 	"\x11PHASE_UNSPECIFIED\x10\x00\x12\t\n" +
 	"\x05FRESH\x10\x01\x12\v\n" +
 	"\aSTOPPED\x10\x02\x12\v\n" +
-	"\aRUNNING\x10\x03\x12\v\n" +
-	"\aRETIRED\x10\x04\"0\n" +
+	"\aRUNNING\x10\x03\"0\n" +
 	"\x04Leaf\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\x04R\x02id\x12\x18\n" +
 	"\aaccount\x18\x02 \x01(\tR\aaccount\"a\n" +
@@ -1580,7 +1584,7 @@ const file_broker_v1_broker_proto_rawDesc = "" +
 	"\breplicas\x18\x03 \x01(\x05R\breplicas\x12\x16\n" +
 	"\x06leader\x18\x04 \x01(\bR\x06leader\x12-\n" +
 	"\x05peers\x18\x05 \x03(\v2\x17.sealane.broker.v1.PeerR\x05peers\x12\x16\n" +
-	"\x06moving\x18\x06 \x01(\bR\x06moving\"\xff\x02\n" +
+	"\x06moving\x18\x06 \x01(\bR\x06moving\"\xa2\x03\n" +
 	"\x05Usage\x12\x18\n" +
 	"\astorage\x18\x01 \x01(\x03R\astorage\x12#\n" +
 	"\rstorage_limit\x18\x02 \x01(\x03R\fstorageLimit\x12\x16\n" +
@@ -1596,7 +1600,8 @@ const file_broker_v1_broker_proto_rawDesc = "" +
 	"\x03cpu\x18\v \x01(\x03R\x03cpu\x12\x1e\n" +
 	"\n" +
 	"processors\x18\f \x01(\x01R\n" +
-	"processors\"\x10\n" +
+	"processors\x12!\n" +
+	"\fmemory_total\x18\r \x01(\x03R\vmemoryTotal\"\x10\n" +
 	"\x0eRestartRequest\"\x11\n" +
 	"\x0fRestartResponse\"\x0f\n" +
 	"\rRetireRequest\"\x10\n" +

@@ -1,0 +1,105 @@
+package agent
+
+import (
+	"cmp"
+	"errors"
+	"fmt"
+	"log/slog"
+
+	"google.golang.org/protobuf/proto"
+
+	federationv1 "github.com/sealane/sealane/api/federation/v1"
+	"github.com/sealane/sealane/broker"
+	"github.com/sealane/sealane/broker/embedded"
+	"github.com/sealane/sealane/broker/statefulset"
+	"github.com/sealane/sealane/broker/statefulset/kube"
+)
+
+// DefaultClusterDomain is the DNS domain of most clusters.
+const DefaultClusterDomain = "cluster.local"
+
+// fieldManager is the owner of what the agent writes into objects.
+const fieldManager = "sealane-agent"
+
+// KubernetesOptions say how the broker runs as pods beside the agent's.
+type KubernetesOptions struct {
+	// Template is the file of settings of the pods.
+	Template string
+	// Namespace of the agent; empty: that of its service account.
+	Namespace string
+	// Owner is the name of the agent's StatefulSet, whose dependents the objects are
+	// that the agent makes; empty: they stay when the agent goes.
+	Owner string
+	// ClusterDomain is the cluster's DNS domain.
+	ClusterDomain string
+	// CredentialNamespaces are those in which the agent may write the Secrets of
+	// applications.
+	CredentialNamespaces []string
+	// Client of the API server; nil: that of the cluster that the agent runs in.
+	Client *kube.Client
+}
+
+// check completes the options.
+func (k *KubernetesOptions) check() error {
+	if k.Template == "" {
+		return errors.New("--runtime statefulset needs the settings of the broker's pods: give their file with --broker-template")
+	}
+	if k.Client == nil {
+		client, namespace, err := kube.InCluster(fieldManager)
+		if err != nil {
+			return fmt.Errorf("--runtime statefulset: %w", err)
+		}
+		k.Client, k.Namespace = client, cmp.Or(k.Namespace, namespace)
+	}
+	k.ClusterDomain = cmp.Or(k.ClusterDomain, DefaultClusterDomain)
+	return nil
+}
+
+// runtime makes the broker that the options ask for.
+func (o *Options) runtime(member string, keyring *broker.Keyring, log *slog.Logger) (broker.Runtime, error) {
+	k := o.Kubernetes
+	if k == nil {
+		return embedded.New(embedded.Options{
+			DataDir: o.DataDir, ClientListen: o.ClientListen, LinkListen: o.LinkListen,
+			ClientTLS: o.ClientTLS, Keyring: keyring, Log: log,
+		})
+	}
+	place, err := statefulset.NewCluster(statefulset.ClusterOptions{
+		Client: k.Client, Namespace: k.Namespace, Member: member, Domain: k.ClusterDomain,
+		Owner: k.Owner, TemplateFile: k.Template, Log: log,
+	})
+	if err != nil {
+		return nil, err
+	}
+	return statefulset.New(statefulset.Options{DataDir: o.DataDir, Member: member, Keyring: keyring, Place: place, Log: log})
+}
+
+// runtimeName is what the hub is told.
+func (o *Options) runtimeName() string {
+	if o.Kubernetes != nil {
+		return "statefulset"
+	}
+	return "embedded"
+}
+
+// warnOfStorage says of a broker that is applied that a volume is nearly full.
+func (a *applier) warnOfStorage(p *federationv1.Part) {
+	m, ok := a.rt.(broker.Measurer)
+	r := a.results[p.Id]
+	if !ok || r == nil || r.status.State != federationv1.PartStatus_APPLIED {
+		return
+	}
+	warning, code := m.Capacity().NearlyFull, ""
+	if warning != "" {
+		code = codeNearlyFull
+	}
+	if r.status.Code == code && r.status.Message == warning {
+		return
+	}
+	if warning != "" {
+		a.log.Warn("the broker's storage is nearly full", "detail", warning)
+	}
+	s := proto.Clone(r.status).(*federationv1.PartStatus)
+	s.Code, s.Message = code, warning
+	r.status = s
+}

@@ -1,6 +1,10 @@
 package hub
 
-import "github.com/prometheus/client_golang/prometheus"
+import (
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+)
 
 // metrics are the hub's own, all of them.
 type metrics struct {
@@ -12,6 +16,8 @@ type metrics struct {
 	enrolments *prometheus.CounterVec
 	leads      prometheus.Gauge
 	relayed    prometheus.Gauge
+	phases     *prometheus.HistogramVec
+	published  prometheus.Gauge
 }
 
 func newMetrics() *metrics {
@@ -40,9 +46,23 @@ func newMetrics() *metrics {
 		relayed: prometheus.NewGauge(prometheus.GaugeOpts{
 			Name: "sealane_hub_relayed_sessions", Help: "Sessions that this replica passes on to the leader.",
 		}),
+		phases: prometheus.NewHistogramVec(prometheus.HistogramOpts{
+			Name: "sealane_hub_plan_phase_seconds", Help: "Time that the phases of making a plan took: gather, compile, publish.",
+			Buckets: prometheus.ExponentialBuckets(0.0001, 4, 9),
+		}, []string{"phase"}),
+		published: prometheus.NewGauge(prometheus.GaugeOpts{
+			Name: "sealane_hub_plan_published_timestamp_seconds", Help: "When the present plan was published to the sessions, Unix time.",
+		}),
 	}
 }
 
+// phase notes how long a phase of making a plan took, and returns its end.
+func (m *metrics) phase(name string, began time.Time) time.Time {
+	now := time.Now()
+	m.phases.WithLabelValues(name).Observe(now.Sub(began).Seconds())
+	return now
+}
+
 func (m *metrics) register(r prometheus.Registerer) {
-	r.MustRegister(m.connected, m.updates, m.bytes, m.refusals, m.sessions, m.enrolments, m.leads, m.relayed)
+	r.MustRegister(m.connected, m.updates, m.bytes, m.refusals, m.sessions, m.enrolments, m.leads, m.relayed, m.phases, m.published)
 }

@@ -45,6 +45,8 @@ type Reconciler struct {
 	log    *slog.Logger
 	writer *statusWriter
 	keeper *keeper
+	// metrics are those of the fleet.
+	metrics *metrics
 
 	planDirty, statusDirty chan struct{} // one slot each
 	current                atomic.Pointer[round]
@@ -66,12 +68,14 @@ type round struct {
 // NewReconciler returns a Reconciler for the resources in c, which somebody else
 // starts. It keeps in a file what is in effect, for the next start.
 func NewReconciler(c cluster.Cluster, f *Fleet, file string, log *slog.Logger) *Reconciler {
-	return newReconciler(c, f, file, log)
+	r := newReconciler(c, f, file, log)
+	r.metrics = f.metrics
+	return r
 }
 
 func newReconciler(c cluster.Cluster, f fleet, file string, log *slog.Logger) *Reconciler {
 	r := &Reconciler{
-		cache: c.GetCache(), fleet: f, log: log, keeper: newKeeper(keepFile(file), log),
+		cache: c.GetCache(), fleet: f, log: log, keeper: newKeeper(keepFile(file), log), metrics: newMetrics(),
 		planDirty: make(chan struct{}, 1), statusDirty: make(chan struct{}, 1),
 	}
 	r.writer = newStatusWriter(c.GetClient(), log, func() { nudge(r.statusDirty) })
@@ -115,6 +119,7 @@ func (r *Reconciler) plans(ctx context.Context) {
 			pause(ctx, time.Second)
 			continue
 		}
+		gathered := r.metrics.phase("gather", began)
 		if plan == nil {
 			first := in
 			first.InEffect, first.Nowhere = inEffect, nowhere
@@ -123,7 +128,10 @@ func (r *Reconciler) plans(ctx context.Context) {
 		} else {
 			plan = topology.Recompile(plan, in)
 		}
+		compiled := r.metrics.phase("compile", gathered)
+		r.metrics.published.Set(float64(compiled.UnixNano()) / 1e9)
 		r.fleet.Publish(plan)
+		r.metrics.phase("publish", compiled)
 		r.keeper.offer(plan)
 		r.current.Store(&round{plan, in})
 		nudge(r.statusDirty)

@@ -14,7 +14,7 @@ const (
 	// someMembers is up to how many changed members are shown one by one.
 	someMembers = 8
 	// planLines is how many lines of a section fit the screen.
-	planLines = 40
+	planLines = 20
 	// someNames is how many names of many are told.
 	someNames = 3
 )
@@ -415,13 +415,25 @@ func amounts(what string, before, after, capacityBefore, capacityAfter int64) st
 }
 
 func (p planPrinter) problems(title string, list []planProblem, c colour) {
+	type kind struct{ object, reason string }
+	of, shown := map[kind]int{}, map[kind]int{}
+	for _, x := range list {
+		of[kind{x.Object, x.Reason}]++
+	}
 	var rows [][]cell
 	for _, x := range list {
+		k := kind{x.Object, x.Reason}
+		shown[k]++
 		message := x.Message
 		if x.Field != "" {
 			message = x.Field + ": " + message
 		}
-		rows = append(rows, []cell{text(x.Object), {x.Reason, c}, text(message)})
+		switch more := of[k] - someNames; {
+		case more <= 1 || shown[k] <= someNames:
+			rows = append(rows, []cell{text(x.Object), {x.Reason, c}, text(message)})
+		case shown[k] == someNames+1:
+			rows = append(rows, []cell{text(x.Object), {x.Reason, c}, text(fmt.Sprintf("and %d more of these", more))})
+		}
 	}
 	p.section(title, rows)
 }

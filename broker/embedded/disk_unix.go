@@ -18,7 +18,7 @@ func diskSpace(dir string) (free, size int64) {
 	if err := syscall.Statfs(dir, &s); err != nil {
 		return 0, 0
 	}
-	return int64(s.Bavail) * int64(s.Bsize), int64(s.Blocks) * int64(s.Bsize) //nolint:unconvert,gosec // types differ between systems
+	return int64(s.Bavail) * int64(s.Bsize), int64(s.Blocks) * int64(s.Bsize) //nolint:unconvert // the types differ between systems
 }
 
 // memoryTotal is what this process may use: the limit of its container, or the

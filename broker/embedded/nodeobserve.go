@@ -1,6 +1,7 @@
 package embedded
 
 import (
+	"net/http"
 	"strings"
 
 	"github.com/nats-io/nats-server/v2/server"
@@ -30,7 +31,7 @@ func (n *Node) Observe(streams bool) *brokerv1.Observation {
 		return o
 	}
 	h := srv.Healthz(nil)
-	o.Healthy, o.Health = h.StatusCode == 200, h.Error
+	o.Healthy, o.Health = h.StatusCode == http.StatusOK, h.Error
 	if z, err := srv.Leafz(nil); err == nil {
 		var keys []string
 		for _, l := range z.Leafs {

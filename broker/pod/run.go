@@ -19,7 +19,7 @@ import (
 )
 
 const (
-	keepaliveMin = time.Second
+	keepaliveFloor = time.Second
 	// bootPoll is how often the boot folder is looked at: what the agent could not
 	// say comes there, late.
 	bootPoll = 2 * time.Second
@@ -95,7 +95,7 @@ func (p *process) run(ctx context.Context) error {
 				failed <- err
 			}
 		})
-		defer h.Close()
+		defer func() { _ = h.Close() }()
 	}
 	l, err := net.Listen("tcp", p.ControlListen)
 	if err != nil {

@@ -25,7 +25,7 @@ const (
 var ErrNoAccount = errors.New("there is no such account")
 
 func (r *Runtime) dialAny() (net.Conn, error) {
-	err := error(ErrNotRunning)
+	err := ErrNotRunning
 	for _, c := range r.bySuitability() {
 		var conn net.Conn
 		d := net.Dialer{Timeout: dialTime}

@@ -158,7 +158,7 @@ func TestRollingRestart(t *testing.T) {
 				m := nats.NewMsg("S.x")
 				m.Header.Set(nats.MsgIdHdr, id)
 				if _, err = js.PublishMsg(pctx, m); err != nil {
-					time.Sleep(50 * time.Millisecond) // between two tries, not to synchronise
+					<-time.After(50 * time.Millisecond)
 				}
 				c()
 			}

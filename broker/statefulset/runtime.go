@@ -139,11 +139,17 @@ func (r *Runtime) Configure(ctx context.Context, c broker.Config) (restarted boo
 	r.setWant(max(1, int(c.Spec.GetReplicas())))
 	if r.count == 0 {
 		servers, err := r.opts.Place.Servers(ctx)
-		if err != nil {
+		switch {
+		case err == nil:
+			r.count = max(1, len(servers))
+		case r.composer.last != nil:
+			// The servers can be told what to be without their place.
+			r.log.Warn("the place of the servers does not answer, going on with those that were", "error", err)
+			r.count = max(1, len(r.composer.last.Servers))
+		default:
 			r.config = before
 			return false, fmt.Errorf("configure broker: %w", err)
 		}
-		r.count = max(1, len(servers))
 	}
 	_, errs, err := r.compose(nil)
 	for name, e := range errs {

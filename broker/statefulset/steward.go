@@ -81,6 +81,16 @@ func (s *steward) say(a action, err error) {
 
 // turnOnce looks at everything and does the one next thing.
 func (s *steward) turnOnce(ctx context.Context) (action, error) {
+	state := s.current()
+	v := view{generation: state.Generation}
+	s.mu.RLock()
+	v.want = s.want
+	s.mu.RUnlock()
+	// Servers are told what to be also while their place does not answer.
+	seen := s.observeAll(ctx, true)
+	if err := s.catchUp(ctx, seen, state); err != nil {
+		return action{kind: wait, why: "a server takes no state"}, err
+	}
 	if err := s.tellPlace(ctx); err != nil {
 		return action{kind: wait, why: "the servers' place"}, err
 	}
@@ -88,21 +98,12 @@ func (s *steward) turnOnce(ctx context.Context) (action, error) {
 	if err != nil {
 		return action{kind: wait, why: "the servers' place"}, err
 	}
-	state := s.current()
-	v := view{generation: state.Generation}
-	s.mu.RLock()
-	v.want = s.want
-	s.mu.RUnlock()
-	seen := s.observeAll(ctx, true)
 	for n, srv := range servers {
 		sv := serverView{Server: srv}
 		if n < len(seen) && seen[n] != nil {
 			sv.seen = seen[n].o
 		}
 		v.servers = append(v.servers, sv)
-	}
-	if err := s.catchUp(ctx, v, state); err != nil {
-		return action{kind: wait, why: "a server takes no state"}, err
 	}
 	s.noteDone(v, state)
 	a := decide(v)
@@ -170,17 +171,17 @@ func (r *Runtime) observeAll(ctx context.Context, streams bool) []*seen {
 }
 
 // catchUp gives the state to servers that have another: they were away.
-func (s *steward) catchUp(ctx context.Context, v view, state *brokerv1.State) error {
+func (s *steward) catchUp(ctx context.Context, seen []*seen, state *brokerv1.State) error {
 	pods := s.pods()
-	for n, srv := range v.servers {
-		if n >= len(pods) || srv.seen == nil {
+	for n, srv := range seen {
+		if n >= len(pods) || srv == nil {
 			continue
 		}
 		// One that waits for the agent before it starts waits to hear just this.
-		if srv.seen.Generation == state.Generation && srv.seen.Phase != brokerv1.Observation_STOPPED {
+		if srv.o.Generation == state.Generation && srv.o.Phase != brokerv1.Observation_STOPPED {
 			continue
 		}
-		if srv.seen.Generation > state.Generation {
+		if srv.o.Generation > state.Generation {
 			if err := s.take(ctx); err != nil {
 				return err
 			}

@@ -299,7 +299,7 @@ func codeOf(err error) string {
 			10093, 10099, 10100, 10101, 10138, 10139, // filters of a consumer
 			10144, 10145, 10146, 10147, 10155, 10156: // filters and transforms of sources and streams
 			return codeInvalid
-		case 10008, 10076, 10039: // temporarily, or not yet
+		case 10005, 10008, 10076, 10039: // temporarily, or not yet: 10005 until the broker has as many servers
 			return codeUnavailable
 		}
 		if api.Code == 503 {

@@ -58,6 +58,7 @@ func TestFlagsRefused(t *testing.T) {
 		{args: []string{"--token-file", "."}, want: "--token-file"},
 		{args: []string{"--client-tls-cert", "x"}, want: "belong together"},
 		{args: []string{"--client-tls-cert", "x", "--client-tls-key", "y"}, want: "--client-tls-cert"},
+		{args: []string{"--runtime", "docker"}, want: `--runtime "docker"`},
 		{args: []string{"--log-level", "loud"}, want: `--log-level "loud"`},
 		{env: map[string]string{"SEALANE_LOG_FORMAT": "xml"}, want: `--log-format "xml"`},
 	} {
@@ -88,6 +89,15 @@ func TestCommand(t *testing.T) {
 		if err == nil || exitCode(err) != exitUsage {
 			t.Errorf("%v: %v", args, err)
 		}
+	}
+	if out, err := run("broker", "--help"); err != nil || !strings.Contains(out, "--control-listen") {
+		t.Errorf("broker help: %v\n%s", err, out)
+	}
+	if _, err := run("broker"); err == nil || exitCode(err) != exitUsage {
+		t.Errorf("broker without a name: %v", err)
+	}
+	if _, err := run("--runtime", "statefulset", "--data", t.TempDir()); err == nil || !strings.Contains(err.Error(), "--broker-template") {
+		t.Errorf("statefulset without a template: %v", err)
 	}
 	_, err := run("--data", t.TempDir(), "--client-listen", "127.0.0.1:0")
 	if err == nil || exitCode(err) != exitFailed || !strings.Contains(err.Error(), "--name") {

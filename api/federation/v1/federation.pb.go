@@ -1104,7 +1104,10 @@ type Update struct {
 	// the removal of more than 10 parts that are more than half of what it holds.
 	RemovalMeant bool `protobuf:"varint,6,opt,name=removal_meant,json=removalMeant,proto3" json:"removal_meant,omitempty"`
 	// How far the hub's resources had come. It grows with every change of them.
-	Revision      uint64 `protobuf:"varint,7,opt,name=revision,proto3" json:"revision,omitempty"`
+	Revision uint64 `protobuf:"varint,7,opt,name=revision,proto3" json:"revision,omitempty"`
+	// Trace that the change belongs to, as in a W3C traceparent header; empty: it is
+	// not traced on this member.
+	Traceparent   string `protobuf:"bytes,8,opt,name=traceparent,proto3" json:"traceparent,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1188,6 +1191,13 @@ func (x *Update) GetRevision() uint64 {
 	return 0
 }
 
+func (x *Update) GetTraceparent() string {
+	if x != nil {
+		return x.Traceparent
+	}
+	return ""
+}
+
 type Heartbeat struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	HeldHash      string                 `protobuf:"bytes,1,opt,name=held_hash,json=heldHash,proto3" json:"held_hash,omitempty"`
@@ -1247,7 +1257,9 @@ type Report struct {
 	Flows  []*FlowHealth `protobuf:"bytes,7,rep,name=flows,proto3" json:"flows,omitempty"`
 	// The next report continues this one, which is too large for one message: they
 	// count as one, when the last of them is there.
-	More          bool `protobuf:"varint,8,opt,name=more,proto3" json:"more,omitempty"`
+	More bool `protobuf:"varint,8,opt,name=more,proto3" json:"more,omitempty"`
+	// Kind of the refusal, in CamelCase; empty: an agent that does not say.
+	RefusalCode   string `protobuf:"bytes,9,opt,name=refusal_code,json=refusalCode,proto3" json:"refusal_code,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1336,6 +1348,13 @@ func (x *Report) GetMore() bool {
 		return x.More
 	}
 	return false
+}
+
+func (x *Report) GetRefusalCode() string {
+	if x != nil {
+		return x.RefusalCode
+	}
+	return ""
 }
 
 type PartStatus struct {
@@ -2893,7 +2912,7 @@ const file_federation_v1_federation_proto_rawDesc = "" +
 	"\x05parts\x18\x02 \x03(\v2\x1f.sealane.federation.v1.HeldPartR\x05parts\".\n" +
 	"\bHeldPart\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x12\n" +
-	"\x04hash\x18\x02 \x01(\tR\x04hash\"\xf0\x01\n" +
+	"\x04hash\x18\x02 \x01(\tR\x04hash\"\x92\x02\n" +
 	"\x06Update\x12\x14\n" +
 	"\x05epoch\x18\x01 \x01(\x04R\x05epoch\x12\x1b\n" +
 	"\tbase_hash\x18\x02 \x01(\tR\bbaseHash\x12\x1f\n" +
@@ -2902,9 +2921,10 @@ const file_federation_v1_federation_proto_rawDesc = "" +
 	"\aupserts\x18\x04 \x03(\v2\x1b.sealane.federation.v1.PartR\aupserts\x12\x1a\n" +
 	"\bremovals\x18\x05 \x03(\tR\bremovals\x12#\n" +
 	"\rremoval_meant\x18\x06 \x01(\bR\fremovalMeant\x12\x1a\n" +
-	"\brevision\x18\a \x01(\x04R\brevision\"(\n" +
+	"\brevision\x18\a \x01(\x04R\brevision\x12 \n" +
+	"\vtraceparent\x18\b \x01(\tR\vtraceparent\"(\n" +
 	"\tHeartbeat\x12\x1b\n" +
-	"\theld_hash\x18\x01 \x01(\tR\bheldHash\"\xe8\x02\n" +
+	"\theld_hash\x18\x01 \x01(\tR\bheldHash\"\x8b\x03\n" +
 	"\x06Report\x12\x1b\n" +
 	"\theld_hash\x18\x01 \x01(\tR\bheldHash\x12\x18\n" +
 	"\arefusal\x18\x02 \x01(\tR\arefusal\x127\n" +
@@ -2913,7 +2933,8 @@ const file_federation_v1_federation_proto_rawDesc = "" +
 	"\x06grants\x18\x05 \x03(\v2\x1c.sealane.federation.v1.GrantR\x06grants\x127\n" +
 	"\x05links\x18\x06 \x03(\v2!.sealane.federation.v1.LinkHealthR\x05links\x127\n" +
 	"\x05flows\x18\a \x03(\v2!.sealane.federation.v1.FlowHealthR\x05flows\x12\x12\n" +
-	"\x04more\x18\b \x01(\bR\x04more\"\xff\x01\n" +
+	"\x04more\x18\b \x01(\bR\x04more\x12!\n" +
+	"\frefusal_code\x18\t \x01(\tR\vrefusalCode\"\xff\x01\n" +
 	"\n" +
 	"PartStatus\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x12\n" +

@@ -10,6 +10,9 @@ import (
 	"testing"
 	"time"
 
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/sealane/sealane/api/v1alpha1"
 	"github.com/sealane/sealane/e2e/kind/lab"
 )
 
@@ -83,8 +86,10 @@ func cutOff(t *testing.T, f *federation, p plan) {
 	if err := tokyo.Cut(t.Context(), hub.IP, berlin.IP); err != nil {
 		t.Fatal(err)
 	}
+	healed := time.After(time.Minute) // the length of the cut is the case
+	f.wait(t, memberCluster("tokyo"), v1alpha1.ConditionConnected, metav1.ConditionFalse)
 	select {
-	case <-time.After(time.Minute): // the length of the cut is the case
+	case <-healed:
 	case <-t.Context().Done():
 	}
 	if err := tokyo.Heal(t.Context(), hub.IP, berlin.IP); err != nil {

@@ -42,8 +42,13 @@ func install(t *testing.T) *federation {
 	}
 	wg.Wait()
 	address := fmt.Sprintf("%s:%d", hub.IP, hubPort)
-	apply(t, hub, system, render(t, "hub.yaml", map[string]any{"Namespace": system, "Image": images["sealane-hub"].ref, "Port": hubPort, "Address": address}))
-	kubectl(t, hub, "-n", system, "rollout", "status", "deployment/sealane-hub", "--timeout=180s")
+	name, tag, _ := cutLast(images["sealane-hub"].ref, ":")
+	if out, err := hub.Helm(t.Context(), "upgrade", "--install", "sealane-hub", "charts/hub", "--namespace", system, "--create-namespace",
+		"--set", "image.repository="+name, "--set-string", "image.tag="+tag, "--set", "image.pullPolicy=Never",
+		"--set", "advertise="+address, "--set", "service.type=NodePort", "--set", fmt.Sprintf("service.nodePort=%d", hubPort)); err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	kubectl(t, hub, "-n", system, "rollout", "status", "deployment/sealane-hub", "--timeout=300s")
 	kubectl(t, hub, "create", "namespace", applications)
 	f := &federation{kube: clientOf(t, hub), members: map[string]member{}}
 	eventually(t, time.Minute, "the hub's resources are served", func() error {

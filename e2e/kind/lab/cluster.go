@@ -128,6 +128,17 @@ func (c *Cluster) Kubectl(ctx context.Context, stdin io.Reader, args ...string) 
 	})
 }
 
+// Helm runs helm as an administrator of the cluster. Paths are relative to the
+// checkout.
+func (c *Cluster) Helm(ctx context.Context, args ...string) (string, error) {
+	home := filepath.Join(c.lab.work, "helm")
+	return c.lab.run(ctx, command{
+		Dir:  c.lab.root,
+		Env:  []string{"KUBECONFIG=" + c.Kubeconfig, "HELM_CACHE_HOME=" + home, "HELM_CONFIG_HOME=" + home, "HELM_DATA_HOME=" + home},
+		Args: append([]string{c.lab.program("helm")}, args...),
+	})
+}
+
 // Pause stops everything in the cluster where it is; Resume lets it go on.
 func (c *Cluster) Pause(ctx context.Context) error {
 	_, err := c.lab.docker(ctx, "pause", c.Node())
@@ -200,6 +211,7 @@ func (c *Cluster) collect(ctx context.Context, dir string) error {
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return err
 	}
+	_ = c.Resume(ctx) // an error says that it was not paused
 	_, err := c.lab.kind(ctx, nil, "export", "logs", dir, "-q", "--name", prefix+c.Name)
 	errs := []error{err}
 	for file, args := range resources {

@@ -13,8 +13,11 @@ import (
 	"time"
 )
 
-// runDir holds sockets, whose paths must be short.
-const runDir = "/run/sealane-e2e"
+// runDir holds sockets, whose paths must be short, and the process id.
+const (
+	runDir  = "/run/sealane-e2e"
+	pidFile = runDir + "/pid"
+)
 
 // engine is a docker engine.
 type engine struct {
@@ -49,14 +52,20 @@ func (l *Lab) startEngine(ctx context.Context) error {
 		}
 	}
 	l.engine.host = "unix://" + runDir + "/docker.sock"
-	if l.settings.Engine != 0 {
-		// Of a run that was killed or whose clusters were kept.
-		if _, err := l.docker(ctx, "info"); err == nil {
-			l.engine.own, err = os.FindProcess(l.settings.Engine)
-			return err
-		}
+	if _, err := l.docker(ctx, "info"); err != nil {
+		return l.launchEngine(ctx, lacks)
 	}
-	return l.launchEngine(ctx, lacks)
+	// Of a run that was killed, or whose clusters were kept.
+	raw, err := os.ReadFile(pidFile)
+	if err != nil {
+		return err
+	}
+	pid, err := strconv.Atoi(strings.TrimSpace(string(raw)))
+	if err != nil {
+		return fmt.Errorf("%s: %w", pidFile, err)
+	}
+	l.engine.own, err = os.FindProcess(pid)
+	return err
 }
 
 // usable says whether the client's engine answers and can start a privileged
@@ -79,11 +88,16 @@ func (l *Lab) launchEngine(ctx context.Context, lacks bool) error {
 	defer log.Close()
 	args := []string{
 		"--host", l.engine.host, "--data-root", filepath.Join(l.cache, "docker"), "--exec-root", filepath.Join(runDir, "exec"),
-		"--pidfile", filepath.Join(runDir, "pid"), "--bridge", "none", "--log-level", "warn",
+		"--pidfile", pidFile, "--bridge", "none", "--log-level", "warn",
 		"--containerd-namespace", "sealane-e2e", "--containerd-plugins-namespace", "sealane-e2e-plugins",
 	}
 	if lacks {
 		args = append(args, "--add-runtime", "capfit="+l.program("capfit"), "--default-runtime", "capfit")
+	}
+	// Another engine may have been started since, which needs its chains.
+	l.settings.Chains = hasChains()
+	if err := l.settings.save(); err != nil {
+		return err
 	}
 	// Not bound to ctx: it has to outlive the tests, for the clean-up.
 	cmd := exec.Command("dockerd", args...)
@@ -92,10 +106,7 @@ func (l *Lab) launchEngine(ctx context.Context, lacks bool) error {
 	if err := cmd.Start(); err != nil {
 		return err
 	}
-	l.engine.own, l.settings.Engine = cmd.Process, cmd.Process.Pid
-	if err := l.settings.save(); err != nil {
-		return err
-	}
+	l.engine.own = cmd.Process
 	exited := make(chan error, 1)
 	go func() { exited <- cmd.Wait() }()
 	deadline := time.After(2 * time.Minute)
@@ -141,7 +152,6 @@ func (l *Lab) stopEngine(ctx context.Context) error {
 		case <-time.After(100 * time.Millisecond):
 		}
 	}
-	l.settings.Engine = 0
 	if !l.settings.Chains {
 		errs = append(errs, l.removeChains(ctx))
 	}

@@ -47,12 +47,12 @@ func (l *Lab) nodeImage(ctx context.Context) error {
 		}
 		fmt.Fprintln(l.out, "lab: the public image cannot be pulled: building one")
 	}
-	archive := filepath.Join(l.cache, "node.tar")
+	archive := filepath.Join(l.work, "node.tar")
 	defer os.Remove(archive)
 	if _, err := l.run(ctx, command{
 		Dir:  filepath.Join(l.root, nodeImageDir),
 		Env:  []string{"GOFLAGS=-buildvcs=false", "GOWORK=off"},
-		Args: []string{"nice", "go", "run", ".", "-output", archive, "-tag", localImage, "-label", recipeLabel + "=" + recipe, "-work", l.cache},
+		Args: []string{"nice", "go", "run", ".", "-output", archive, "-tag", localImage, "-label", recipeLabel + "=" + recipe, "-work", l.work},
 		Show: l.out,
 	}); err != nil {
 		return err

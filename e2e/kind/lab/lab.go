@@ -38,7 +38,7 @@ type Options struct {
 type Lab struct {
 	root  string
 	cache string
-	work  string // kubeconfigs
+	work  string // kubeconfigs and what a build needs on its way
 	out   io.Writer
 	lock  *os.File
 
@@ -72,7 +72,11 @@ func Open(ctx context.Context, o Options) (_ *Lab, err error) {
 			err = errors.Join(err, l.Close(context.WithoutCancel(ctx)))
 		}
 	}()
-	if l.work, err = os.MkdirTemp("", "sealane-e2e-"); err != nil {
+	l.work = filepath.Join(l.cache, "work")
+	if err := os.RemoveAll(l.work); err != nil { // of a run that was killed
+		return nil, err
+	}
+	if err := os.Mkdir(l.work, 0o700); err != nil {
 		return nil, err
 	}
 	if err := l.settings.load(filepath.Join(l.cache, "settings.json")); err != nil {
@@ -117,7 +121,10 @@ func (l *Lab) Close(ctx context.Context) error {
 	if l.engine != nil {
 		errs = append(errs, l.timed("delete clusters", func() error { return l.removeLeftovers(ctx) }), l.stopEngine(ctx))
 	}
-	errs = append(errs, l.settings.restore(), os.RemoveAll(l.work))
+	errs = append(errs, l.settings.restore())
+	if l.work != "" {
+		errs = append(errs, os.RemoveAll(l.work))
+	}
 	if l.lock != nil {
 		errs = append(errs, l.lock.Close())
 	}
@@ -145,13 +152,20 @@ func (l *Lab) timed(name string, step func() error) error {
 // program is the path of a program that the lab has built.
 func (l *Lab) program(name string) string { return filepath.Join(l.cache, "bin", name) }
 
-// programs builds what the lab runs, from the module of the node image.
+// programs builds what the lab runs: from the module of the node image, and from
+// that of the project's tools.
 func (l *Lab) programs(ctx context.Context) error {
-	for name, pkg := range map[string]string{"kind": "sigs.k8s.io/kind", "capfit": "./cmd/capfit"} {
+	for _, p := range []struct{ name, dir, mod, pkg string }{
+		{"kind", nodeImageDir, "go.mod", "sigs.k8s.io/kind"},
+		{"capfit", nodeImageDir, "go.mod", "./cmd/capfit"},
+		{"helm", ".", "tools/go.mod", "helm.sh/helm/v4/cmd/helm"},
+	} {
 		if _, err := l.run(ctx, command{
-			Dir:  filepath.Join(l.root, nodeImageDir),
-			Env:  []string{"CGO_ENABLED=0", "GOFLAGS=-buildvcs=false", "GOWORK=off"},
-			Args: []string{"nice", "go", "build", "-trimpath", "-gcflags=all=-dwarf=false", "-ldflags", "-s -w", "-o", l.program(name), pkg},
+			Dir: filepath.Join(l.root, p.dir),
+			Env: []string{"CGO_ENABLED=0", "GOFLAGS=-buildvcs=false", "GOWORK=off"},
+			Args: []string{
+				"nice", "go", "build", "-modfile=" + p.mod, "-trimpath", "-ldflags", "-s -w", "-o", l.program(p.name), p.pkg,
+			},
 		}); err != nil {
 			return err
 		}

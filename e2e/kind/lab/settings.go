@@ -25,10 +25,9 @@ var watched = []string{
 type settings struct {
 	file   string
 	Values map[string]string `json:"values"`
-	// Chains: the engine's chains of iptables were there before.
+	// Chains says that an engine's chains of iptables were there before the lab's
+	// own engine started.
 	Chains bool `json:"chains"`
-	// Engine is the process of the lab's own engine.
-	Engine int `json:"engine,omitempty"`
 }
 
 // load reads what an earlier run left, or else takes down the present values.
@@ -47,7 +46,6 @@ func (s *settings) load(file string) error {
 			s.Values[name] = strings.TrimSpace(string(value))
 		}
 	}
-	s.Chains = hasChains()
 	return s.save()
 }
 

@@ -31,7 +31,7 @@ func Compile(in Input) *Plan { return Recompile(nil, in) }
 // time may be given the same prev.
 func Recompile(prev *Plan, in Input) *Plan {
 	past := newHistory(prev, in)
-	members := slices.Clone(in.Members)
+	members := present(in.Members)
 	slices.SortFunc(members, func(a, b *v1alpha1.MemberCluster) int { return strings.Compare(a.Name, b.Name) })
 	topologies, streams, bridges := byAge(in.Topologies), byAge(in.Streams), byAge(in.Bridges)
 
@@ -53,6 +53,7 @@ func Recompile(prev *Plan, in Input) *Plan {
 		if p != nil {
 			m.remember(past)
 			p.withhold(prev)
+			p.stand(prev, in.Members)
 			return p
 		}
 		maps.Copy(banned, more)

@@ -17,6 +17,8 @@ type Step struct {
 	Removals []string
 	// Target is the StateHash of what the member holds after the step.
 	Target string
+	// Meant: the removals are permitted, however many they are.
+	Meant bool
 }
 
 // Next says what may be sent to a member that has no update in flight.
@@ -43,14 +45,23 @@ type Step struct {
 //
 // Upserts never wait for removals, and what cannot come is not waited for. A frozen
 // member is sent no removals, and no version of an account or stream that would
-// take something away (see Plan.Withheld).
+// take something away (see Plan.Withheld); nor is one sent removals that the guard
+// holds back (see Standing.Allow). A suspended member is sent nothing. What leads
+// to a revoked member is removed at once all the same.
 func Next(p *Plan, prog Progress, cluster string) Step {
 	own := prog[cluster]
 	if p == nil || p.Members[cluster] == nil || own == nil || own.Held == nil {
 		return Step{}
 	}
 	o := order{p, prog}
-	s := Step{Upserts: o.upserts(cluster), Removals: o.removals(cluster)}
+	var s Step
+	s.Removals, s.Meant = o.removals(cluster)
+	switch standing := p.Standing[cluster]; {
+	case standing.Revoked:
+		return Step{}
+	case !standing.Suspended:
+		s.Upserts = o.upserts(cluster)
+	}
 	if len(s.Upserts)+len(s.Removals) == 0 {
 		return Step{}
 	}
@@ -190,6 +201,9 @@ func (o order) coming(ref PartRef, depth int) bool {
 	if m.Held[ref.ID] == want.Part.Hash {
 		failure, un := m.Unapplied[ref.ID]
 		return un && failure.Code == ""
+	}
+	if s := o.plan.Standing[ref.Cluster]; s.Suspended || s.Revoked {
+		return false
 	}
 	if m.Refusal != "" || !slices.Contains(m.Features, kindOf(want.Part)) || o.withheld(ref) {
 		return false

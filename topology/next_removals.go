@@ -7,14 +7,26 @@ import (
 	federationv1 "github.com/sealane/sealane/api/federation/v1"
 )
 
-// removals are the held parts that the plan has no more and nothing uses.
-func (o order) removals(cluster string) []string {
-	if _, frozen := o.plan.Frozen[cluster]; frozen {
-		return nil
+// removals are the held parts that the plan has no more and nothing uses. Meant:
+// they are permitted however many they are.
+func (o order) removals(cluster string) (out []string, meant bool) {
+	out = o.cutOff(cluster)
+	meant = len(out) > 0
+	if !o.keeps(cluster) {
+		_, permitted, _, _ := o.heldBack(cluster)
+		meant = meant || permitted
+		out = append(out, o.unused(cluster)...)
 	}
+	slices.Sort(out)
+	return out, meant
+}
+
+// unused are those of the held parts that are not in the plan, and lead to no
+// revoked member, that nothing uses.
+func (o order) unused(cluster string) []string {
 	var paths, out []string
 	for id := range o.prog[cluster].Held {
-		if o.plan.Members[cluster].Part(id) != nil {
+		if o.plan.Members[cluster].Part(id) != nil || o.toRevoked(id) {
 			continue
 		}
 		switch kind, _, _ := strings.Cut(id, "/"); kind {
@@ -28,9 +40,7 @@ func (o order) removals(cluster string) []string {
 			out = append(out, id)
 		}
 	}
-	out = append(out, o.unusedPaths(cluster, paths)...)
-	slices.Sort(out)
-	return out
+	return append(out, o.unusedPaths(cluster, paths)...)
 }
 
 // outletUsed tells whether an outlet that is to go may still feed its
@@ -65,7 +75,7 @@ func (o order) outletUsed(cluster, id string) bool {
 			return true
 		}
 	}
-	if _, frozen := o.plan.Frozen[destination]; frozen {
+	if o.keeps(destination) {
 		return false
 	}
 	for held := range there.Held {
@@ -164,7 +174,7 @@ func (o order) holdsOn(cluster, id string) bool {
 	if desired == nil || m == nil || !m.Connected || m.Refusal != "" || desired.Part(id) != nil {
 		return false
 	}
-	if _, frozen := o.plan.Frozen[cluster]; frozen {
+	if o.keeps(cluster) {
 		return false
 	}
 	return m.Held == nil || m.Held[id] != ""

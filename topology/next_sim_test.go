@@ -27,7 +27,10 @@ type sketch struct {
 }
 
 func (k sketch) plan() *Plan {
-	p := &Plan{Members: map[string]*MemberState{}, Objects: map[ObjectRef]*Footprint{}, Frozen: map[string]string{}}
+	p := &Plan{Members: map[string]*MemberState{}, Objects: map[ObjectRef]*Footprint{}, Frozen: map[string]string{}, Standing: map[string]Standing{}}
+	for _, m := range k.members {
+		p.Standing[m] = Standing{Allow: Allowance{Parts: 1000}} // the guard has tests of its own
+	}
 	for _, m := range k.members {
 		p.Members[m] = &MemberState{Cluster: m}
 	}

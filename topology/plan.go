@@ -81,6 +81,8 @@ type Plan struct {
 	// imports or sources if they were brought to what is planned, or may: Next does
 	// not send them to a member that holds another version.
 	Withheld map[PartRef]bool
+	// Standing names the members that are treated in another way than most.
+	Standing map[string]Standing
 
 	memo *memo
 }

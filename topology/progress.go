@@ -23,6 +23,9 @@ type MemberProgress struct {
 	// Refusal says why the member does not take what the hub would send, when it
 	// refused an update as a whole; empty: it did not.
 	Refusal string
+	// Outdated says why the hub refuses the member, which has seen newer state than
+	// the hub has; empty: it does not.
+	Outdated string
 }
 
 // PartFailure says why a held part is not applied. An empty Code means that it

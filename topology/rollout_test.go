@@ -136,41 +136,9 @@ func (r *rollout) notReady() []string {
 // shape, and back to nothing.
 func TestRollout(t *testing.T) {
 	t.Parallel()
-	member := func(name string) *v1alpha1.MemberCluster {
-		return &v1alpha1.MemberCluster{
-			ObjectMeta: metav1.ObjectMeta{Name: name, Generation: 1},
-			Status: v1alpha1.MemberClusterStatus{
-				LinkKey: "U" + name, Endpoints: []string{name + ":7422"}, Agent: &v1alpha1.AgentInfo{Version: "v1"},
-			},
-		}
-	}
-	at := func(names ...string) v1alpha1.Placement { return v1alpha1.Placement{Clusters: names} }
-	meta := func(name string) metav1.ObjectMeta {
-		return metav1.ObjectMeta{Namespace: "ns", Name: name, Generation: 1}
-	}
-	mesh := &v1alpha1.MessagingTopology{
-		ObjectMeta: metav1.ObjectMeta{Name: "t", Generation: 1},
-		Spec: v1alpha1.MessagingTopologySpec{
-			Groups:   []v1alpha1.Group{{Name: "all", Selector: &metav1.LabelSelector{}}},
-			Links:    []v1alpha1.LinkRule{{Name: "mesh", Type: v1alpha1.LinkMesh, Groups: []string{"all"}}},
-			Accounts: []v1alpha1.Account{{Name: "orders", Namespaces: []string{"*"}}},
-		},
-	}
-	r := newRollout(t, Input{
-		Topologies: []*v1alpha1.MessagingTopology{mesh},
-		Members:    []*v1alpha1.MemberCluster{member("a"), member("b"), member("c")},
-		Streams: []*v1alpha1.Stream{
-			{ObjectMeta: meta("src"), Spec: v1alpha1.StreamSpec{Account: "orders", Name: "SRC", Subjects: []string{"src.>"}, Placement: at("a", "b")}},
-			{ObjectMeta: meta("all"), Spec: v1alpha1.StreamSpec{Account: "orders", Name: "ALL", Placement: at("c")}},
-			{ObjectMeta: meta("work"), Spec: v1alpha1.StreamSpec{Account: "orders", Name: "WORK", Subjects: []string{"work.>"}, Retention: v1alpha1.RetentionWorkQueue, Placement: at("a")}},
-		},
-		Bridges: []*v1alpha1.Bridge{
-			{ObjectMeta: meta("events"), Spec: v1alpha1.BridgeSpec{Account: "orders", Type: v1alpha1.BridgeEvents, From: at("a", "b"), To: at("b", "c"), Subjects: []string{"ev.>"}}},
-			{ObjectMeta: meta("calls"), Spec: v1alpha1.BridgeSpec{Account: "orders", Type: v1alpha1.BridgeRequests, From: at("a"), To: at("c"), Subjects: []string{"svc.x"}}},
-			{ObjectMeta: meta("copy"), Spec: v1alpha1.BridgeSpec{Account: "orders", Type: v1alpha1.BridgeStream, From: at("a", "b"), To: at("c"), Stream: &v1alpha1.BridgeStreams{Name: "SRC", Target: "ALL"}}},
-			{ObjectMeta: meta("move"), Spec: v1alpha1.BridgeSpec{Account: "orders", Type: v1alpha1.BridgeQueue, From: at("a"), To: at("b"), Stream: &v1alpha1.BridgeStreams{Name: "WORK"}}},
-		},
-	})
+	in := threeMembers()
+	mesh := in.Topologies[0]
+	r := newRollout(t, in)
 	r.settle()
 	if len(r.plan.Problems) > 0 {
 		t.Fatalf("problems: %v", r.plan.Problems)
@@ -205,10 +173,61 @@ func TestRollout(t *testing.T) {
 
 	r.in.Topologies, r.in.Streams, r.in.Bridges = nil, nil, nil
 	r.settle()
+	if m := r.prog["b"]; len(m.Held) == 0 {
+		t.Error("b lost everything, although nobody said that it is meant")
+	}
+	if c := Summarize(r.plan, r.in, r.prog)[ObjectRef{Kind: KindMember, Name: "b"}].Condition(v1alpha1.ConditionProgrammed); c.Status == metav1.ConditionTrue {
+		t.Errorf("b is %s", say(c))
+	}
+	for i, m := range r.in.Members {
+		m = m.DeepCopy()
+		m.Annotations = map[string]string{v1alpha1.AllowRemovalAnnotation: r.plan.Members[m.Name].Hash}
+		r.in.Members[i] = m
+	}
+	r.settle()
 	r.converged()
 	for name, m := range r.prog {
 		if len(m.Held) > 0 {
 			t.Errorf("%s still holds %v", name, sortedKeys(m.Held))
 		}
+	}
+}
+
+// threeMembers are joined by a mesh, with a stream, a queue and bridges.
+func threeMembers() Input {
+	member := func(name string) *v1alpha1.MemberCluster {
+		return &v1alpha1.MemberCluster{
+			ObjectMeta: metav1.ObjectMeta{Name: name, Generation: 1},
+			Status: v1alpha1.MemberClusterStatus{
+				LinkKey: "U" + name, Endpoints: []string{name + ":7422"}, Agent: &v1alpha1.AgentInfo{Version: "v1"},
+			},
+		}
+	}
+	at := func(names ...string) v1alpha1.Placement { return v1alpha1.Placement{Clusters: names} }
+	meta := func(name string) metav1.ObjectMeta {
+		return metav1.ObjectMeta{Namespace: "ns", Name: name, Generation: 1}
+	}
+	mesh := &v1alpha1.MessagingTopology{
+		ObjectMeta: metav1.ObjectMeta{Name: "t", Generation: 1},
+		Spec: v1alpha1.MessagingTopologySpec{
+			Groups:   []v1alpha1.Group{{Name: "all", Selector: &metav1.LabelSelector{}}},
+			Links:    []v1alpha1.LinkRule{{Name: "mesh", Type: v1alpha1.LinkMesh, Groups: []string{"all"}}},
+			Accounts: []v1alpha1.Account{{Name: "orders", Namespaces: []string{"*"}}},
+		},
+	}
+	return Input{
+		Topologies: []*v1alpha1.MessagingTopology{mesh},
+		Members:    []*v1alpha1.MemberCluster{member("a"), member("b"), member("c")},
+		Streams: []*v1alpha1.Stream{
+			{ObjectMeta: meta("src"), Spec: v1alpha1.StreamSpec{Account: "orders", Name: "SRC", Subjects: []string{"src.>"}, Placement: at("a", "b")}},
+			{ObjectMeta: meta("all"), Spec: v1alpha1.StreamSpec{Account: "orders", Name: "ALL", Placement: at("c")}},
+			{ObjectMeta: meta("work"), Spec: v1alpha1.StreamSpec{Account: "orders", Name: "WORK", Subjects: []string{"work.>"}, Retention: v1alpha1.RetentionWorkQueue, Placement: at("a")}},
+		},
+		Bridges: []*v1alpha1.Bridge{
+			{ObjectMeta: meta("events"), Spec: v1alpha1.BridgeSpec{Account: "orders", Type: v1alpha1.BridgeEvents, From: at("a", "b"), To: at("b", "c"), Subjects: []string{"ev.>"}}},
+			{ObjectMeta: meta("calls"), Spec: v1alpha1.BridgeSpec{Account: "orders", Type: v1alpha1.BridgeRequests, From: at("a"), To: at("c"), Subjects: []string{"svc.x"}}},
+			{ObjectMeta: meta("copy"), Spec: v1alpha1.BridgeSpec{Account: "orders", Type: v1alpha1.BridgeStream, From: at("a", "b"), To: at("c"), Stream: &v1alpha1.BridgeStreams{Name: "SRC", Target: "ALL"}}},
+			{ObjectMeta: meta("move"), Spec: v1alpha1.BridgeSpec{Account: "orders", Type: v1alpha1.BridgeQueue, From: at("a"), To: at("b"), Stream: &v1alpha1.BridgeStreams{Name: "WORK"}}},
+		},
 	}
 }

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"slices"
 
+	apimeta "k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	federationv1 "github.com/sealane/sealane/api/federation/v1"
@@ -28,6 +29,7 @@ func (s *summary) member(m *v1alpha1.MemberCluster) Status {
 		Member:     s.memberStatus(m, r),
 		Unheard:    prog == nil,
 	}
+	st.Conditions = append(st.Conditions, s.revoked(m)...)
 	if accepted.Status != metav1.ConditionTrue {
 		for _, typ := range []string{v1alpha1.ConditionProgrammed, v1alpha1.ConditionReady} {
 			c := notAccepted(typ, 0)
@@ -69,6 +71,8 @@ func (s *summary) session(m *v1alpha1.MemberCluster) Condition {
 	switch prog := s.prog[m.Name]; {
 	case prog != nil && prog.Connected:
 		c.Status, c.Reason = metav1.ConditionTrue, v1alpha1.ReasonConnected
+	case prog != nil && prog.Outdated != "":
+		c.Reason, c.Message = v1alpha1.ReasonHubOutdated, prog.Outdated
 	case prog != nil || m.Status.Agent != nil:
 		c.Reason, c.Message = v1alpha1.ReasonDisconnected, "its agent is not connected to the hub"
 	default:
@@ -88,6 +92,11 @@ func (s *summary) memberAccepted(ref ObjectRef) Condition {
 	case placed && c.Message == "":
 		c.Message = "member of topology " + topology
 	case placed:
+	case s.plan.Standing[ref.Name].Revoked:
+		c.Status, c.Reason = metav1.ConditionFalse, v1alpha1.ReasonRevoked
+		c.Message = "its key is revoked: to let it in again, start its agent with an empty data folder and a new join token for this very name"
+	case s.plan.Standing[ref.Name].Departing:
+		c.Status, c.Reason, c.Message = metav1.ConditionFalse, v1alpha1.ReasonDeparting, "it leaves the federation"
 	case frozen:
 		c.Status, c.Reason, c.Message = metav1.ConditionFalse, v1alpha1.ReasonNotAccepted, why
 	default:
@@ -95,6 +104,18 @@ func (s *summary) memberAccepted(ref ObjectRef) Condition {
 		c.Message = "no group of a topology names it or selects its labels"
 	}
 	return c
+}
+
+// revoked is the condition Revoked, of a member that is or was.
+func (s *summary) revoked(m *v1alpha1.MemberCluster) []Condition {
+	c := Condition{Type: v1alpha1.ConditionRevoked, Status: metav1.ConditionFalse, Reason: v1alpha1.ReasonAccepted}
+	switch {
+	case s.plan.Standing[m.Name].Revoked:
+		c.Status, c.Reason, c.Message = metav1.ConditionTrue, v1alpha1.ReasonRevoked, "the hub refuses it, and all members drop their links to it"
+	case apimeta.FindStatusCondition(m.Status.Conditions, v1alpha1.ConditionRevoked) == nil:
+		return nil
+	}
+	return []Condition{c}
 }
 
 func memberFailures(r reach, m *MemberProgress) []finding {
@@ -109,6 +130,15 @@ func memberFailures(r reach, m *MemberProgress) []finding {
 func (s *summary) memberPendings(name string, r reach) []finding {
 	var out []finding
 	coming := slices.DeleteFunc(slices.Clone(r.missing), func(id string) bool { return slices.Contains(r.failures, id) })
+	going := s.leftovers(name)
+	if s.plan.Standing[name].Suspended && len(coming)+len(going) > 0 {
+		return append(out, finding{reason: v1alpha1.ReasonSuspended, text: fmt.Sprintf("suspended: %s to come and %d to go are not sent", count(len(coming), "part"), len(going))})
+	}
+	if blocked, _, gone, held := (order{s.plan, s.prog}).heldBack(name); blocked {
+		out = append(out, finding{reason: v1alpha1.ReasonRemovalHeld, text: fmt.Sprintf(
+			"%d of %d parts would be removed, which is held back: if it is meant, say so with \"sealane allow-removal %s\"", gone, held, name)})
+		going = nil
+	}
 	if len(coming) > 0 {
 		text := "not applied yet: " + firstNames(coming)
 		if why, frozen := s.plan.Frozen[name]; frozen {
@@ -116,7 +146,7 @@ func (s *summary) memberPendings(name string, r reach) []finding {
 		}
 		out = append(out, finding{reason: v1alpha1.ReasonPending, text: text})
 	}
-	if going := s.leftovers(name); len(going) > 0 {
+	if len(going) > 0 {
 		out = append(out, finding{reason: v1alpha1.ReasonPending, text: "not removed yet: " + firstNames(going)})
 	}
 	var ungranted linkTally

@@ -1,0 +1,156 @@
+package topology
+
+import (
+	"strconv"
+
+	apimeta "k8s.io/apimachinery/pkg/api/meta"
+
+	federationv1 "github.com/sealane/sealane/api/federation/v1"
+	"github.com/sealane/sealane/api/v1alpha1"
+)
+
+// Standing is what the object of a member says of how the member itself is
+// treated. The zero value is what it is for most.
+type Standing struct {
+	// Suspended: nothing is sent to it.
+	Suspended bool
+	// Revoked: its present key is revoked. It is no part of the plan, and the ways
+	// to it are cut at once, whatever else holds changes back.
+	Revoked bool
+	// Departing: it is deleted and has nothing left that others wait for. It is no
+	// part of the plan; it keeps what is its own, and drops the ways to others.
+	Departing bool
+	// Allow is what the guard against mass removal lets through.
+	Allow Allowance
+}
+
+// Allowance permits removals that the guard would hold back.
+type Allowance struct {
+	// State is the hash of a state to which the member may be brought.
+	State string
+	// Parts is how many parts may be taken from it at once.
+	Parts int
+}
+
+// StandingOf reads the standing of a member. A plan may depend on it.
+func StandingOf(m *v1alpha1.MemberCluster) Standing {
+	s := Standing{Suspended: m.Spec.Suspended}
+	for _, key := range m.Spec.RevokedKeys {
+		if id := m.Status.Identity; id != nil && id.KeyHash == key || key == m.Status.LinkKey {
+			s.Revoked = true
+		}
+	}
+	if !m.DeletionTimestamp.IsZero() {
+		c := apimeta.FindStatusCondition(m.Status.Conditions, v1alpha1.ConditionLeaving)
+		s.Departing = m.Spec.Removal == v1alpha1.LeaveForget || c != nil && c.Reason == v1alpha1.ReasonDeparting
+	}
+	if v := m.Annotations[v1alpha1.AllowRemovalAnnotation]; v != "" {
+		if n, err := strconv.Atoi(v); err == nil && len(v) < 8 {
+			s.Allow.Parts = n
+		} else {
+			s.Allow.State = v
+		}
+	}
+	return s
+}
+
+// out tells whether the member is no part of any topology, whatever these say.
+func (s Standing) out() bool { return s.Revoked || s.Departing }
+
+// present are the members that topologies can have.
+func present(members []*v1alpha1.MemberCluster) []*v1alpha1.MemberCluster {
+	out := make([]*v1alpha1.MemberCluster, 0, len(members))
+	for _, m := range members {
+		if !StandingOf(m).out() {
+			out = append(out, m)
+		}
+	}
+	return out
+}
+
+// stand adds to a plan how members are treated, and those that are out.
+func (p *Plan) stand(prev *Plan, members []*v1alpha1.MemberCluster) {
+	p.Standing = map[string]Standing{}
+	for _, m := range members {
+		s := StandingOf(m)
+		if s == (Standing{}) {
+			continue
+		}
+		p.Standing[m.Name] = s
+		if !s.out() {
+			continue
+		}
+		var before *MemberState
+		var stood Standing
+		if prev != nil {
+			before, stood = prev.Members[m.Name], prev.Standing[m.Name]
+		}
+		switch {
+		case before != nil && stood.Revoked == s.Revoked && stood.Departing == s.Departing:
+			p.Members[m.Name] = before
+			if why, frozen := prev.Frozen[m.Name]; frozen {
+				p.Frozen[m.Name] = why
+			}
+		case s.Departing && before != nil:
+			p.Members[m.Name] = alone(before)
+		default:
+			p.Members[m.Name] = &MemberState{Cluster: m.Name, Hash: federationv1.EmptyHash}
+			p.Frozen[m.Name] = "it is out of the federation"
+		}
+	}
+}
+
+// heldBack tells whether the guard against mass removal holds back what the
+// member would lose, and how much that is of how much it holds. Meant tells that
+// it would, were it not permitted.
+func (o order) heldBack(cluster string) (blocked, meant bool, gone, held int) {
+	m, desired := o.prog[cluster], o.plan.Members[cluster]
+	if m == nil || desired == nil || len(m.Held) <= federationv1.FreeRemovals {
+		return false, false, 0, 0
+	}
+	for id := range m.Held {
+		if desired.Part(id) == nil && !o.toRevoked(id) {
+			gone++
+		}
+	}
+	held = len(m.Held)
+	if !federationv1.MassRemoval(held, gone) {
+		return false, false, gone, held
+	}
+	s := o.plan.Standing[cluster]
+	meant = s.Departing || s.Allow.State == desired.Hash || gone <= s.Allow.Parts
+	return !meant, meant, gone, held
+}
+
+// keeps tells whether a member is taken nothing away, apart from ways to revoked
+// members.
+func (o order) keeps(cluster string) bool {
+	if _, frozen := o.plan.Frozen[cluster]; frozen || o.plan.Standing[cluster].Suspended {
+		return true
+	}
+	blocked, _, _, _ := o.heldBack(cluster)
+	return blocked
+}
+
+// toRevoked tells whether a part leads to a revoked member.
+func (o order) toRevoked(id string) bool {
+	if len(o.plan.Standing) == 0 {
+		return false
+	}
+	return o.plan.Standing[partPeer(id)].Revoked
+}
+
+// cutOff are the held parts that lead to revoked members: they go first and at
+// once. An attacker does not wait for what is better done before.
+func (o order) cutOff(cluster string) []string {
+	if len(o.plan.Standing) == 0 {
+		return nil
+	}
+	var out []string
+	for id := range o.prog[cluster].Held {
+		if o.toRevoked(id) && o.plan.Members[cluster].Part(id) == nil {
+			out = append(out, id)
+		}
+	}
+	return out
+}

@@ -1,0 +1,192 @@
+// Command fleet measures the control plane: a real hub with its own API server in
+// one process, and simulated members that speak the real protocol over mutual TLS in
+// another. It keeps to loopback and a temporary folder, ends by itself, and prints
+// tables.
+package main
+
+import (
+	"context"
+	"flag"
+	"fmt"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"runtime"
+	"strconv"
+	"strings"
+	"syscall"
+	"text/tabwriter"
+	"time"
+
+	"sigs.k8s.io/controller-runtime/pkg/log"
+
+	"github.com/go-logr/logr"
+)
+
+func main() {
+	if len(os.Args) > 1 && os.Args[1] == profiledHub {
+		os.Exit(runProfiledHub(os.Args[2:]))
+	}
+	var o options
+	var members string
+	flag.StringVar(&o.hub, "hub", "bin/sealane-hub", "the hub's program")
+	flag.StringVar(&members, "members", "100,1000,5000", "sizes of federations, separated by commas")
+	flag.IntVar(&o.changes, "changes", 20, "how many changes are measured of each kind")
+	flag.IntVar(&o.singles, "singles", 100, "how many changes that concern two members")
+	flag.IntVar(&o.storms, "storms", 20, "how often all members connect at once, in federations of up to 1,000")
+	flag.IntVar(&o.kills, "kills", 3, "how often the hub is killed")
+	flag.DurationVar(&o.rest, "rest", 30*time.Second, "for how long the hub is watched at rest")
+	flag.IntVar(&o.subjects, "subjects", 192, "subjects that every member gets")
+	flag.IntVar(&o.streams, "streams", 12, "streams that every member has")
+	flag.IntVar(&o.parents, "parents", 1, "regions to which each edge site has links")
+	flag.StringVar(&o.profile, "profile", "", "`folder` for processor and memory profiles of the hub, which then runs in this program's code")
+	flag.StringVar(&o.only, "only", "", "measure only these, separated by commas: stream, bridge, pair, rest, storm, kill")
+	flag.Parse()
+	log.SetLogger(logr.Discard())
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	if err := run(ctx, o, members); err != nil {
+		fmt.Fprintln(os.Stderr, "fleet:", err)
+		stop()
+		os.Exit(1) //nolint:gocritic // stop is called
+	}
+}
+
+type options struct {
+	hub, profile, only                                          string
+	changes, singles, storms, kills, subjects, streams, parents int
+	rest                                                        time.Duration
+}
+
+func (o options) wants(what string) bool {
+	return o.only == "" || strings.Contains(","+o.only+",", ","+what+",")
+}
+
+func run(ctx context.Context, o options, members string) error {
+	fmt.Printf("%s %s/%s, %d cores shared by hub and members, load %s at the beginning\n", runtime.Version(), runtime.GOOS, runtime.GOARCH, runtime.NumCPU(), load()) //nolint:forbidigo // a program that prints
+	for _, text := range strings.Split(members, ",") {
+		n, err := strconv.Atoi(text)
+		if err != nil {
+			return fmt.Errorf("-members: %w", err)
+		}
+		if err := o.measure(ctx, size{members: n, subjects: o.subjects, streams: o.streams, parents: o.parents}); err != nil {
+			return fmt.Errorf("%d members: %w", n, err)
+		}
+	}
+	return nil
+}
+
+// program is how the hub is started.
+func (o options) program() ([]string, error) {
+	if o.profile == "" {
+		return []string{o.hub}, nil
+	}
+	dir, err := filepath.Abs(o.profile)
+	if err != nil {
+		return nil, err
+	}
+	self, err := os.Executable()
+	return []string{self, profiledHub, dir}, err
+}
+
+func (o options) measure(ctx context.Context, s size) (err error) {
+	tmp, err := os.MkdirTemp("", "sealane-fleet-")
+	if err != nil {
+		return err
+	}
+	defer func() {
+		if err == nil {
+			_ = os.RemoveAll(tmp) // nothing depends on it
+		} else {
+			err = fmt.Errorf("%w (the hub's log is in %s)", err, tmp)
+		}
+	}()
+	data := filepath.Join(tmp, "hub")
+	if err := os.Mkdir(data, 0o700); err != nil {
+		return err
+	}
+	program, err := o.program()
+	if err != nil {
+		return err
+	}
+	hub, err := newHub(program, data)
+	if err != nil {
+		return err
+	}
+	hub.profiled = o.profile != ""
+	defer hub.kill()
+	w := tabwriter.NewWriter(os.Stdout, 0, 0, 2, ' ', 0)
+	r := &report{w: w}
+	b := &bench{size: s, hub: hub, log: func(format string, args ...any) { fmt.Fprintf(os.Stderr, format+"\n", args...) }}
+	if err := b.begin(ctx, r); err != nil {
+		return err
+	}
+	stopBeats := b.beat(ctx)
+	defer func() { stopBeats() }()
+	if err := b.figures(ctx, o, r); err != nil {
+		return err
+	}
+	return w.Flush()
+}
+
+// begin starts the hub and brings up the federation.
+func (b *bench) begin(ctx context.Context, r *report) error {
+	start, err := b.hub.start(ctx)
+	if err != nil {
+		return err
+	}
+	if err := b.hub.quiet(ctx); err != nil {
+		return err
+	}
+	empty, _, err := b.hub.memory()
+	if err != nil {
+		return err
+	}
+	alone, err := b.rest(ctx, 10*time.Second)
+	if err != nil {
+		return err
+	}
+	if b.api, err = connectAPI(b.hub.kubeconfig()); err != nil {
+		return err
+	}
+	b.log("%d members: enrolling ...", b.size.members)
+	began := time.Now()
+	if b.fleet, err = enrolAll(ctx, b.api, b.hub.agents, b.size); err != nil {
+		return err
+	}
+	enrolled := time.Since(began)
+	for _, m := range b.fleet.members {
+		if err := m.connect(ctx); err != nil {
+			return err
+		}
+	}
+	b.log("%d members: first links and states ...", b.size.members)
+	began = time.Now()
+	for _, o := range b.size.objects() {
+		if err := b.api.Create(ctx, o); err != nil {
+			return err
+		}
+	}
+	if err := b.settle(ctx); err != nil {
+		return err
+	}
+	up := time.Since(began)
+	all, edges, err := b.stateBytes(ctx)
+	if err != nil {
+		return err
+	}
+	r.title("%d members: %d regions, %d edge sites behind them, load %s", b.size.members, b.size.regions(), b.size.members-b.size.regions(), load())
+	r.line("hub without members, with its API server", "%.0f MiB resident, %.2f %% of a core, ready after %.1f s", mib(empty), 100*alone, start.Seconds())
+	r.line("enrolled", "in %.1f s", enrolled.Seconds())
+	r.line("from nothing to all states and links", "in %.1f s", up.Seconds())
+	r.line("state", "%.1f KiB a member, %.1f KiB an edge site", all/1024, edges/1024)
+	r.empty = empty
+	return nil
+}
+
+func (b *bench) beat(ctx context.Context) (stop func()) {
+	ctx, cancel := context.WithCancel(ctx)
+	done := make(chan struct{})
+	go func() { defer close(done); b.fleet.heartbeats(ctx, 10*time.Second) }()
+	return func() { cancel(); <-done }
+}

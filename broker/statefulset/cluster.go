@@ -42,6 +42,8 @@ type Cluster struct {
 	owner    kube.Object
 	// endpoints of the link Service, as far as its status says.
 	endpoints []string
+	// ips are the addresses of pods, by host name.
+	ips map[string]string
 	// warned is what was last said of claims.
 	warned string
 }
@@ -60,7 +62,7 @@ func NewCluster(o ClusterOptions) (*Cluster, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Cluster{ClusterOptions: o, template: t}, nil
+	return &Cluster{ClusterOptions: o, template: t, ips: map[string]string{}}, nil
 }
 
 func (c *Cluster) current() *Template {
@@ -199,7 +201,7 @@ type serverPod struct {
 		DeletionTimestamp string
 	}
 	Status struct {
-		Phase      string
+		PodIP      string
 		Conditions []struct{ Type, Status, Message string }
 
 		ContainerStatuses []struct {
@@ -228,8 +230,34 @@ func (c *Cluster) Servers(ctx context.Context) ([]Server, error) {
 		default:
 			servers = append(servers, p.server(set))
 		}
+		c.noteIP(n, p.Status.PodIP)
 	}
 	return servers, nil
+}
+
+func (c *Cluster) noteIP(n int, ip string) {
+	host, _, err := net.SplitHostPort(c.Address(n).Control)
+	if err != nil {
+		return
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if ip == "" {
+		delete(c.ips, host)
+		return
+	}
+	c.ips[host] = ip
+}
+
+// Resolve returns where to connect for HOST:PORT of a pod.
+func (c *Cluster) Resolve(hostPort string) string {
+	host, port, err := net.SplitHostPort(hostPort)
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if ip := c.ips[host]; err == nil && ip != "" {
+		return net.JoinHostPort(ip, port)
+	}
+	return hostPort
 }
 
 func (p *serverPod) server(set *statefulSet) Server {

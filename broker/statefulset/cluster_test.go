@@ -213,13 +213,16 @@ func TestCluster(t *testing.T) {
 	}
 	api.objects[pods+"0"] = pod("r1")
 	api.objects[pods+"1"] = pod("r2")
-	api.objects[pods+"1"]["status"] = map[string]any{"containerStatuses": []any{map[string]any{
+	api.objects[pods+"1"]["status"] = map[string]any{"podIP": "192.0.2.7", "containerStatuses": []any{map[string]any{
 		"state": map[string]any{"waiting": map[string]any{"reason": "ImagePullBackOff"}},
 	}}}
 	got, err := c.Servers(ctx)
 	want := []Server{{Exists: true, Outdated: true}, {Exists: true, Message: "ImagePullBackOff"}}
 	if d := cmp.Diff(want, got); d != "" || err != nil {
 		t.Errorf("servers: %v %s", err, d)
+	}
+	if at := c.Resolve(c.Address(1).Control); at != "192.0.2.7:7521" || c.Resolve(c.Address(0).Client) != c.Address(0).Client {
+		t.Errorf("server 1 is at %s", at)
 	}
 	if err := c.Replace(ctx, 0); err != nil || api.objects[pods+"0"] != nil {
 		t.Errorf("replace: %v", err)

@@ -29,7 +29,7 @@ func (r *Runtime) dialAny() (net.Conn, error) {
 	for _, c := range r.bySuitability() {
 		var conn net.Conn
 		d := net.Dialer{Timeout: dialTime}
-		if conn, err = d.DialContext(context.Background(), "tcp", c.addr.Client); err == nil {
+		if conn, err = d.DialContext(context.Background(), "tcp", resolve(r.opts.Place, c.addr.Client)); err == nil {
 			return conn, nil
 		}
 	}

@@ -2,6 +2,7 @@ package statefulset
 
 import (
 	"context"
+	"net"
 	"sync"
 	"time"
 
@@ -35,9 +36,13 @@ type control struct {
 	last     *brokerv1.Observation
 }
 
-func dialControl(n int, a Address, l *local) (*control, error) {
+func dialControl(n int, p Place, l *local) (*control, error) {
+	a := p.Address(n)
 	conn, err := grpc.NewClient("passthrough:///"+a.Control,
 		grpc.WithTransportCredentials(credentials.NewTLS(l.controlTLS())),
+		grpc.WithContextDialer(func(ctx context.Context, addr string) (net.Conn, error) {
+			return new(net.Dialer).DialContext(ctx, "tcp", resolve(p, addr))
+		}),
 		grpc.WithKeepaliveParams(keepalive.ClientParameters{Time: 10 * time.Second, Timeout: 3 * time.Second, PermitWithoutStream: true}),
 		// A server that comes back is told what it shall be within a second.
 		grpc.WithConnectParams(grpc.ConnectParams{

@@ -22,6 +22,20 @@ type Place interface {
 	Replace(ctx context.Context, n int) error
 }
 
+// resolver is a Place that knows better than the names of servers where they are
+// now: that a name is not known yet is remembered by name servers for a while.
+type resolver interface {
+	// Resolve returns where to connect for HOST:PORT of an Address.
+	Resolve(hostPort string) string
+}
+
+func resolve(p Place, hostPort string) string {
+	if r, ok := p.(resolver); ok {
+		return r.Resolve(hostPort)
+	}
+	return hostPort
+}
+
 // Address is where a server is: HOST:PORT each.
 type Address struct {
 	// Name of the process.

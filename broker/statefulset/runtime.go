@@ -283,7 +283,7 @@ func (r *Runtime) dial() error {
 		r.controls = r.controls[:last]
 	}
 	for n := len(r.controls); n < r.count; n++ {
-		c, err := dialControl(n, r.opts.Place.Address(n), r.local)
+		c, err := dialControl(n, r.opts.Place, r.local)
 		if err != nil {
 			return err
 		}

@@ -12,10 +12,11 @@ import (
 func (o order) removals(cluster string) (out []string, meant bool) {
 	out = o.cutOff(cluster)
 	meant = len(out) > 0
-	if !o.keeps(cluster) {
-		_, permitted, _, _ := o.heldBack(cluster)
-		meant = meant || permitted
-		out = append(out, o.unused(cluster)...)
+	if !o.frozen(cluster) {
+		if blocked, permitted, _, _ := o.heldBack(cluster); !blocked {
+			meant = meant || permitted
+			out = append(out, o.unused(cluster)...)
+		}
 	}
 	slices.Sort(out)
 	return out, meant
@@ -114,25 +115,23 @@ func (o order) unusedPaths(cluster string, ids []string) []string {
 	}
 	// A link that is planned but lacks a key or grant is no leftover: it runs, as
 	// far as it can, until they are known.
-	waiting := map[string]bool{}
-	for _, l := range o.plan.Links {
-		switch {
-		case l.Granted:
-		case l.Dialer == cluster:
+	waiting, ungranted := map[string]bool{}, o.plan.ungranted()
+	for _, l := range ungranted[cluster] {
+		if l.Dialer == cluster {
 			waiting[federationv1.LinkID(l.Acceptor)] = true
-		case l.Acceptor == cluster:
+		} else {
 			waiting[federationv1.LinkID(l.Dialer)] = true
 		}
 	}
 	ids = slices.DeleteFunc(ids, func(id string) bool { return waiting[id] })
-	if o.pathsComing(cluster) {
+	if o.pathsComing(cluster, ungranted[cluster]) {
 		return nil
 	}
 	for _, peer := range peers {
 		if waiting[federationv1.LinkID(peer)] {
 			continue
 		}
-		if o.pathsComing(peer) || cluster < peer && o.holdsOn(peer, federationv1.LinkID(cluster)) {
+		if o.pathsComing(peer, ungranted[peer]) || cluster < peer && o.holdsOn(peer, federationv1.LinkID(cluster)) {
 			return nil
 		}
 	}
@@ -140,8 +139,9 @@ func (o order) unusedPaths(cluster string, ids []string) []string {
 }
 
 // pathsComing tells whether accounts or links of a connected member are still
-// on their way, so that old paths to it have to stay.
-func (o order) pathsComing(cluster string) bool {
+// on their way, so that old paths to it have to stay; ungranted are the links of
+// it that wait for a grant.
+func (o order) pathsComing(cluster string, ungranted []Link) bool {
 	desired, m := o.plan.Members[cluster], o.prog[cluster]
 	if desired == nil || m == nil || !m.Connected {
 		return false
@@ -154,8 +154,8 @@ func (o order) pathsComing(cluster string) bool {
 			}
 		}
 	}
-	for _, l := range o.plan.Links {
-		if l.Dialer != cluster || l.Granted {
+	for _, l := range ungranted {
+		if l.Dialer != cluster {
 			continue
 		}
 		acceptor := PartRef{l.Acceptor, federationv1.LinkID(cluster)}
@@ -165,6 +165,19 @@ func (o order) pathsComing(cluster string) bool {
 		}
 	}
 	return false
+}
+
+// ungranted are the links that wait for a key or grant, by the members at both
+// ends.
+func (p *Plan) ungranted() map[string][]Link {
+	out := map[string][]Link{}
+	for i := range p.Links {
+		if l := &p.Links[i]; !l.Granted {
+			out[l.Dialer] = append(out[l.Dialer], *l)
+			out[l.Acceptor] = append(out[l.Acceptor], *l)
+		}
+	}
+	return out
 }
 
 // holdsOn tells whether a connected member still has a part that it is going to

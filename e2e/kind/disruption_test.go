@@ -16,8 +16,11 @@ import (
 	"github.com/sealane/sealane/e2e/kind/lab"
 )
 
-// brokers is the object that holds the pods of a member.
-const brokers = "statefulset/sealane-agent"
+// brokers is the object of a member's servers, brokerPods their label.
+const (
+	brokers    = "statefulset/sealane-broker"
+	brokerPods = "app.kubernetes.io/name=sealane-broker"
+)
 
 // TestFederation takes one federation through what happens to it in production.
 // Each case leaves it whole, with messages that the next counts as well.
@@ -32,7 +35,8 @@ func TestFederation(t *testing.T) {
 	}{
 		{"bridges", bridges},
 		{"pod-lost", podLost},
-		{"image-changed", imageChanged},
+		{"upgraded", upgraded},
+		{"scaled", scaled},
 		{"cut-off", cutOff},
 		{"hub-away", hubAway},
 		{"node-lost", nodeLost},
@@ -51,33 +55,74 @@ func bridges(t *testing.T, f *federation, _ plan) {
 	up := write(t, f.connect(t, "edge"), "edge", "measures.x", 0)
 	f.checkEvents(t)
 	f.checkRequests(t)
-	f.checkMoves(t)
+	f.checkMoves(t, func() {})
 	f.checkCopies(t, "orders", end(), everywhere...)
 	f.checkCopies(t, "measures", counts{"edge": up.end(t)}, everywhere...)
 }
 
-// podLost kills a member's pod without notice, while messages flow.
+// podLost kills each of three servers in turn without notice, while messages
+// flow.
 func podLost(t *testing.T, f *federation, p plan) {
 	end := f.load(t)
-	kubectl(t, berlin, "-n", system, "delete", "pods", "--all", "--grace-period=0", "--force")
-	rolledOut(t, berlin)
-	p.ready(t, f)
+	for n := range 3 {
+		kubectl(t, berlin, "-n", system, "delete", "pod", fmt.Sprintf("sealane-broker-%d", n), "--grace-period=0", "--force")
+		rolledOut(t, berlin)
+		p.ready(t, f)
+	}
 	f.checkCopies(t, "orders", end(), everywhere...)
 	f.checkEvents(t)
 }
 
-// imageChanged gives a member another image, which is the same under another
-// name.
-func imageChanged(t *testing.T, f *federation, p plan) {
+// upgraded gives agent and servers of a member another image, which is the same
+// under another name, while messages flow.
+func upgraded(t *testing.T, f *federation, p plan) {
 	end := f.load(t)
-	ref := "docker.io/" + builtImages(t)["sealane-agent"].ref
-	if err := berlin.Tag(t.Context(), ref, ref+"-next"); err != nil {
+	ref := builtImages(t)["sealane-agent"].ref
+	if err := berlin.Tag(t.Context(), "docker.io/"+ref, "docker.io/"+ref+"-next"); err != nil {
 		t.Fatal(err)
 	}
-	kubectl(t, berlin, "-n", system, "set", "image", brokers, "agent="+ref+"-next")
-	kubectl(t, berlin, "-n", system, "rollout", "status", brokers, "--timeout=300s")
+	f.installAgent(t, berlin, ref+"-next")
+	eventually(t, 10*time.Minute, "every server runs the other image", func() error {
+		images := kubectl(t, berlin, "-n", system, "get", "pods", "-l", brokerPods, "-o", "jsonpath={.items[*].spec.containers[0].image}")
+		if n := strings.Count(images, ref+"-next"); n != 3 {
+			return fmt.Errorf("%d of 3: %s", n, images)
+		}
+		return nil
+	})
+	rolledOut(t, berlin)
 	p.ready(t, f)
 	f.checkCopies(t, "orders", end(), everywhere...)
+}
+
+// scaled takes tokyo from one server to three and back, while messages flow to it
+// and from it.
+func scaled(t *testing.T, f *federation, p plan) {
+	end := f.load(t)
+	f.checkMoves(t, func() {
+		for _, n := range []int32{3, 1} {
+			f.scale(t, p, n)
+			p.ready(t, f)
+			f.checkEvents(t)
+		}
+	})
+	f.checkCopies(t, "orders", end(), everywhere...)
+}
+
+// scale gives tokyo a number of servers.
+func (f *federation) scale(t *testing.T, p plan, n int32) {
+	t.Helper()
+	start := time.Now()
+	update(t, f, p.world, func(w *v1alpha1.MessagingTopology) {
+		w.Spec.Groups[0].Overrides = []v1alpha1.BrokerOverride{servers("berlin", 3), servers("tokyo", n)}
+	})
+	eventually(t, 10*time.Minute, fmt.Sprintf("tokyo has %d servers", n), func() error {
+		got := kubectl(t, tokyo, "-n", system, "get", brokers, "-o", "jsonpath={.spec.replicas} {.status.readyReplicas}")
+		if got != fmt.Sprintf("%d %d", n, n) {
+			return fmt.Errorf("wanted and ready are %s", got)
+		}
+		return nil
+	})
+	t.Logf("tokyo has %d servers after %v", n, time.Since(start).Round(time.Second))
 }
 
 // cutOff takes tokyo off the network for a minute.

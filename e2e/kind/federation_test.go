@@ -9,6 +9,7 @@ import (
 	"crypto/x509"
 	"encoding/hex"
 	"fmt"
+	"net/url"
 	"os"
 	"path/filepath"
 	"strings"
@@ -16,6 +17,7 @@ import (
 	"time"
 
 	"github.com/nats-io/nats.go"
+	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
@@ -42,21 +44,30 @@ type member interface {
 	dial(ctx context.Context, opts ...nats.Option) (*nats.Conn, error)
 }
 
-// inPod is a member whose agent, with its broker, is a pod. Its data is a volume.
-type inPod struct {
+// onKubernetes is a member that the agent chart made.
+type onKubernetes struct {
 	cluster *lab.Cluster
-	roots   *x509.CertPool // of its broker's certificate
+	kube    client.Client
 }
 
-// dial goes through a node port, with the credentials in the agent's volume.
-func (m *inPod) dial(ctx context.Context, opts ...nats.Option) (*nats.Conn, error) {
-	creds, err := m.cluster.Exec(ctx, "sh", "-c", "cat /var/local-path-provisioner/*"+system+"*/creds/app.creds")
+// dial uses what an application in the cluster gets, the Secret of the account,
+// through a node port.
+func (m *onKubernetes) dial(ctx context.Context, opts ...nats.Option) (*nats.Conn, error) {
+	var secret corev1.Secret
+	if err := m.kube.Get(ctx, client.ObjectKey{Namespace: applications, Name: "sealane-app"}, &secret); err != nil {
+		return nil, err
+	}
+	inside, err := url.Parse(strings.TrimSpace(string(secret.Data["url"])))
 	if err != nil {
 		return nil, err
 	}
+	roots := x509.NewCertPool()
+	if !roots.AppendCertsFromPEM(secret.Data["ca.crt"]) {
+		return nil, fmt.Errorf("no authority in the Secret of %s", m.cluster.Name)
+	}
 	return nats.Connect(fmt.Sprintf("tls://%s:%d", m.cluster.IP, clientPort), append(options(m.cluster.Name),
-		append(opts, nats.UserCredentialBytes([]byte(creds)), nats.IgnoreDiscoveredServers(), // they are inside
-			nats.Secure(&tls.Config{RootCAs: m.roots, MinVersion: tls.VersionTLS12}))...)...)
+		append(opts, nats.UserCredentialBytes(secret.Data["user.creds"]), nats.IgnoreDiscoveredServers(), // they are inside
+			nats.Secure(&tls.Config{RootCAs: roots, ServerName: inside.Hostname(), MinVersion: tls.VersionTLS12}))...)...)
 }
 
 // options are common to all connections of tests.
@@ -177,6 +188,18 @@ func (f *federation) wait(t testing.TB, o client.Object, condition string, statu
 			return fmt.Errorf("generation %d has conditions %+v", o.GetGeneration(), conditionsOf(o))
 		}
 		return nil
+	})
+}
+
+// update changes an object, again when somebody else has changed it meanwhile.
+func update[T client.Object](t testing.TB, f *federation, o T, change func(T)) {
+	t.Helper()
+	eventually(t, time.Minute, "updating "+o.GetName(), func() error {
+		if err := f.kube.Get(t.Context(), client.ObjectKeyFromObject(o), o); err != nil {
+			return err
+		}
+		change(o)
+		return f.kube.Update(t.Context(), o)
 	})
 }
 

@@ -3,22 +3,10 @@
 package kind
 
 import (
-	"bytes"
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
-	"crypto/x509"
-	"crypto/x509/pkix"
-	"encoding/pem"
 	"fmt"
-	"math/big"
 	"net"
-	"os"
-	"path/filepath"
-	"strings"
 	"sync"
 	"testing"
-	"text/template"
 	"time"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -55,12 +43,10 @@ func install(t *testing.T) *federation {
 		return f.kube.List(t.Context(), &v1alpha1.JoinTokenList{})
 	})
 	for _, c := range []*lab.Cluster{berlin, tokyo} {
-		certificate, key, roots := selfSigned(t, c.IP)
-		f.members[c.Name] = &inPod{cluster: c, roots: roots}
-		apply(t, c, system, render(t, "agent.yaml", map[string]any{
-			"Namespace": system, "Image": images["sealane-agent"].ref, "Name": c.Name, "Hub": address, "Token": f.token(t, c.Name),
-			"IP": c.IP, "LinkPort": linkPort, "ClientPort": clientPort, "Certificate": certificate, "Key": key,
-		}))
+		kubectl(t, c, "create", "namespace", applications)
+		apply(t, c, system, fmt.Sprintf(clientService, system, clientPort))
+		f.members[c.Name] = &onKubernetes{cluster: c, kube: clientOf(t, c)}
+		f.installAgent(t, c, images["sealane-agent"].ref, "--set", "token="+f.token(t, c.Name))
 	}
 	data := t.TempDir()
 	f.members["edge"] = &onMachine{name: "edge", dir: data, process: start(t, "edge.log", "sealane-agent", "--name", "edge", "--hub", address,
@@ -71,49 +57,31 @@ func install(t *testing.T) *federation {
 	return f
 }
 
-// render fills in a manifest of testdata.
-func render(t testing.TB, file string, values map[string]any) string {
-	t.Helper()
-	text, err := os.ReadFile(filepath.Join("testdata", file))
-	if err != nil {
-		t.Fatal(err)
-	}
-	indent := func(s string) string { return strings.ReplaceAll(strings.TrimSpace(s), "\n", "\n    ") }
-	var out bytes.Buffer
-	parsed, err := template.New(file).Option("missingkey=error").Funcs(template.FuncMap{"indent": indent}).Parse(string(text))
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := parsed.Execute(&out, values); err != nil {
-		t.Fatal(err)
-	}
-	return out.String()
-}
+// clientService lets this machine connect as an application.
+const clientService = `
+apiVersion: v1
+kind: Service
+metadata: {name: e2e, namespace: %s}
+spec:
+  type: NodePort
+  selector: {app.kubernetes.io/name: sealane-broker}
+  ports: [{port: 4222, nodePort: %d}]
+`
 
-// selfSigned makes a certificate for an address.
-func selfSigned(t testing.TB, ip string) (certificate, key string, roots *x509.CertPool) {
+// installAgent installs the agent chart, or upgrades it.
+func (f *federation) installAgent(t testing.TB, c *lab.Cluster, ref string, more ...string) {
 	t.Helper()
-	private, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		t.Fatal(err)
+	name, tag, _ := cutLast(ref, ":")
+	if out, err := c.Helm(t.Context(), append([]string{
+		"upgrade", "--install", "sealane-agent", "charts/agent", "--namespace", system,
+		"--set", "image.repository=" + name, "--set-string", "image.tag=" + tag, "--set", "image.pullPolicy=Never",
+		"--set", "name=" + c.Name, "--set", fmt.Sprintf("hub=%s:%d", hub.IP, hubPort),
+		"--set", fmt.Sprintf("advertise={%s:%d}", c.IP, linkPort), "--set", "credentialNamespaces={" + applications + "}",
+		"--set", "broker.linkService.type=NodePort", "--set", fmt.Sprintf("broker.linkService.nodePort=%d", linkPort),
+		"--set", "broker.volume.size=1Gi",
+	}, more...)...); err != nil {
+		t.Fatalf("%v\n%s", err, out)
 	}
-	of := &x509.Certificate{
-		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "e2e"}, IPAddresses: []net.IP{net.ParseIP(ip)},
-		NotBefore: time.Now().Add(-time.Minute), NotAfter: time.Now().Add(24 * time.Hour), IsCA: true, BasicConstraintsValid: true,
-		KeyUsage: x509.KeyUsageDigitalSignature | x509.KeyUsageCertSign, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth},
-	}
-	der, err := x509.CreateCertificate(rand.Reader, of, of, private.Public(), private)
-	if err != nil {
-		t.Fatal(err)
-	}
-	keyDER, err := x509.MarshalPKCS8PrivateKey(private)
-	if err != nil {
-		t.Fatal(err)
-	}
-	certificate = string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}))
-	roots = x509.NewCertPool()
-	roots.AppendCertsFromPEM([]byte(certificate))
-	return certificate, string(pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: keyDER})), roots
 }
 
 func freeAddress(t testing.TB) string {

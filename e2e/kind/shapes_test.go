@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/nats-io/nats.go"
+	"k8s.io/apimachinery/pkg/api/resource"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/sealane/sealane/api/v1alpha1"
@@ -53,10 +54,14 @@ func newPlan() plan {
 			Type: v1alpha1.BridgeQueue, From: at("tokyo"), To: at("berlin"), Stream: &v1alpha1.BridgeStreams{Name: "jobs"},
 		}),
 	}
+	storage := resource.MustParse("256Mi")
 	p.world.Name = "world"
 	p.world.Spec = v1alpha1.MessagingTopologySpec{
 		Groups: []v1alpha1.Group{
-			{Name: "sites", Clusters: []string{"berlin", "tokyo"}},
+			{
+				Name: "sites", Clusters: []string{"berlin", "tokyo"}, Broker: v1alpha1.BrokerTemplate{Storage: &storage},
+				Overrides: []v1alpha1.BrokerOverride{servers("berlin", 3)},
+			},
 			{Name: "edges", Clusters: []string{"edge"}},
 		},
 		Links: []v1alpha1.LinkRule{
@@ -74,6 +79,11 @@ func newPlan() plan {
 		Type: v1alpha1.BridgeStream, From: at("edge"), To: at("berlin", "tokyo"), Stream: &v1alpha1.BridgeStreams{Name: "measures"},
 	})
 	return p
+}
+
+// servers says how many a member's broker has.
+func servers(cluster string, n int32) v1alpha1.BrokerOverride {
+	return v1alpha1.BrokerOverride{Cluster: cluster, Broker: v1alpha1.BrokerTemplate{Replicas: &n}}
 }
 
 // objects are all of the plan's.
@@ -154,8 +164,9 @@ func (f *federation) checkRequests(t testing.TB) {
 	t.Log("200 requests, each answered")
 }
 
-// checkMoves stores jobs at one end of the queue and takes them at the other.
-func (f *federation) checkMoves(t testing.TB) {
+// checkMoves stores jobs at one end of the queue, while something happens, and
+// takes them at the other.
+func (f *federation) checkMoves(t testing.TB, happens func()) {
 	t.Helper()
 	origin := "tokyo" + random()
 	w := write(t, f.connect(t, "tokyo"), origin, "jobs.x", 0)
@@ -168,6 +179,7 @@ func (f *federation) checkMoves(t testing.TB) {
 	for len(taken) < 200 {
 		take(t, consumer, taken)
 	}
+	happens()
 	stored := w.end(t)
 	eventually(t, 2*time.Minute, "every job is taken", func() error {
 		take(t, consumer, taken)

@@ -138,7 +138,7 @@ func (e *enrolment) verify(ctx context.Context, a applicant) (*v1alpha1.JoinToke
 // token, then claims the name, and gives the use back if that fails. An
 // applicant that is the member already (the answer was lost) costs no use.
 func (e *enrolment) admit(ctx context.Context, a applicant, t *v1alpha1.JoinToken, id v1alpha1.MemberIdentity) (again bool, err error) {
-	held, err := e.holder(ctx, a.cluster)
+	held, err := e.holder(ctx, a, t)
 	if err != nil {
 		return false, err
 	}
@@ -166,11 +166,22 @@ func unavailable(err error) error {
 }
 
 // holder is the hash of the key that has the name; empty: the name is free.
-func (e *enrolment) holder(ctx context.Context, cluster string) (string, error) {
+func (e *enrolment) holder(ctx context.Context, a applicant, t *v1alpha1.JoinToken) (string, error) {
 	var m v1alpha1.MemberCluster
-	err := e.live.Get(ctx, client.ObjectKey{Name: cluster}, &m)
+	err := e.live.Get(ctx, client.ObjectKey{Name: a.cluster}, &m)
 	if err != nil && !apierrors.IsNotFound(err) {
 		return "", unavailable(err)
+	}
+	if err == nil && !m.DeletionTimestamp.IsZero() {
+		return "", status.Errorf(codes.FailedPrecondition, "the member %q that had this name is leaving: try again when it has left, or end that with \"sealane remove %s --forget\"", m.Name, m.Name)
+	}
+	if err == nil && len(m.Spec.RevokedKeys) > 0 {
+		if err := approved(&m, a.keyHash, t); err != nil {
+			return "", err
+		}
+		if mayReturn(&m, a.keyHash) {
+			return "", nil
+		}
 	}
 	if err != nil || m.Status.Identity == nil {
 		return "", nil
@@ -235,7 +246,7 @@ func (e *enrolment) claim(ctx context.Context, a applicant, labels map[string]st
 		created := apierrors.IsNotFound(err)
 		switch {
 		case created:
-			m = &v1alpha1.MemberCluster{ObjectMeta: metav1.ObjectMeta{Name: a.cluster, Labels: labels}}
+			m = &v1alpha1.MemberCluster{ObjectMeta: metav1.ObjectMeta{Name: a.cluster, Labels: labels, Finalizers: []string{v1alpha1.LeaveFinalizer}}}
 			err = e.writer.Create(ctx, m)
 		case err == nil && m.Status.Identity == nil && addLabels(m, labels):
 			err = e.writer.Update(ctx, m)
@@ -244,7 +255,10 @@ func (e *enrolment) claim(ctx context.Context, a applicant, labels map[string]st
 			return err
 		}
 		if have := m.Status.Identity; have != nil && have.KeyHash != a.keyHash {
-			return errTaken(a.cluster)
+			if !mayReturn(m, a.keyHash) {
+				return errTaken(a.cluster)
+			}
+			m.Status = v1alpha1.MemberClusterStatus{} // it was of another
 		}
 		m.Status.Identity = &id
 		err = e.writer.Status().Update(ctx, m)
@@ -287,6 +301,11 @@ func asStatus(err error) error {
 func (e *enrolment) discard(ctx context.Context, m *v1alpha1.MemberCluster) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
 	defer cancel()
+	m.Finalizers = nil
+	if err := e.writer.Update(ctx, m); err != nil {
+		e.log.Warn("a member without identity may be left of a failed enrolment", "cluster", m.Name, "err", err)
+		return
+	}
 	pre := client.Preconditions{UID: &m.UID, ResourceVersion: &m.ResourceVersion}
 	if err := e.writer.Delete(ctx, m, pre); err != nil && !apierrors.IsNotFound(err) && !apierrors.IsConflict(err) {
 		e.log.Warn("a member without identity is left of a failed enrolment", "cluster", m.Name, "err", err)

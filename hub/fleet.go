@@ -4,6 +4,7 @@ import (
 	"log/slog"
 	"maps"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"google.golang.org/grpc/codes"
@@ -22,6 +23,7 @@ import (
 // once stored, so that snapshots are shallow.
 type Fleet struct {
 	epoch     uint64
+	revision  atomic.Uint64 // how far the resources have come
 	log       *slog.Logger
 	metrics   *metrics
 	heartbeat time.Duration

@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/x509"
 	"fmt"
+	"slices"
 	"strings"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -95,7 +96,7 @@ func (i *identities) authenticate(ctx context.Context, cert *x509.Certificate) (
 	id := identity{cluster: cluster, keyHash: keyHash(cert.RawSubjectPublicKeyInfo), cert: cert}
 	var m v1alpha1.MemberCluster
 	if err := i.cached.Get(ctx, client.ObjectKey{Name: cluster}, &m); err == nil {
-		if have := m.Status.Identity; have != nil && have.KeyHash == id.keyHash {
+		if have := m.Status.Identity; have != nil && have.KeyHash == id.keyHash && !slices.Contains(m.Spec.RevokedKeys, id.keyHash) {
 			id.uid = m.UID
 			return id, nil
 		}
@@ -107,8 +108,9 @@ func (i *identities) authenticate(ctx context.Context, cert *x509.Certificate) (
 		}
 		id.uid = m.UID
 		have := m.Status.Identity
-		if have == nil || have.NextKeyHash != id.keyHash || have.KeyHash == id.keyHash {
-			return nil
+		if have == nil || have.NextKeyHash != id.keyHash || have.KeyHash == id.keyHash ||
+			slices.Contains(m.Spec.RevokedKeys, id.keyHash) || slices.Contains(m.Spec.RevokedKeys, have.KeyHash) {
+			return nil // a revoked key has no successor
 		}
 		have.KeyHash, have.NextKeyHash = id.keyHash, "" // the renewal is in use: the old key is void
 		return i.writer.Status().Update(ctx, &m)
@@ -118,12 +120,18 @@ func (i *identities) authenticate(ctx context.Context, cert *x509.Certificate) (
 		return identity{}, status.Errorf(codes.PermissionDenied, "member %q is not in this federation (it was removed): enrol again with a new join token and an empty data folder", cluster)
 	case err != nil:
 		return identity{}, status.Errorf(codes.Unavailable, "the hub cannot read member %q now: %v", cluster, err)
+	case slices.Contains(m.Spec.RevokedKeys, id.keyHash):
+		return identity{}, errRevoked(cluster)
 	case have == nil:
 		return identity{}, status.Errorf(codes.PermissionDenied, "member %q has not enrolled in this federation", cluster)
 	case have.KeyHash != id.keyHash:
 		return identity{}, status.Errorf(codes.PermissionDenied, "member %q has another key now: this certificate was replaced or belongs to a removed member of that name", cluster)
 	}
 	return id, nil
+}
+
+func errRevoked(cluster string) error {
+	return status.Errorf(codes.PermissionDenied, "the key of member %q is revoked: it can join again with an empty data folder and a new join token for this very name", cluster)
 }
 
 // clusterOf is the member that a certificate names: exactly one URI, which is

@@ -45,6 +45,7 @@ type Reconciler struct {
 	log    *slog.Logger
 	writer *statusWriter
 	keeper *keeper
+	leaver *leaver
 	// metrics are those of the fleet.
 	metrics *metrics
 
@@ -78,6 +79,7 @@ func newReconciler(c cluster.Cluster, f fleet, file string, log *slog.Logger) *R
 		cache: c.GetCache(), fleet: f, log: log, keeper: newKeeper(keepFile(file), log), metrics: newMetrics(),
 		planDirty: make(chan struct{}, 1), statusDirty: make(chan struct{}, 1),
 	}
+	r.leaver = newLeaver(c.GetClient(), c.GetAPIReader(), log)
 	r.writer = newStatusWriter(c.GetClient(), log, func() { nudge(r.statusDirty) })
 	return r
 }
@@ -99,8 +101,18 @@ func (r *Reconciler) Run(ctx context.Context) error {
 	running.Go(func() { r.statuses(ctx) })
 	running.Go(func() { r.keeper.run(ctx) })
 	running.Go(func() { r.writer.run(ctx) })
+	running.Go(func() { r.leaver.run(ctx, r.look) })
 	running.Wait()
 	return nil
+}
+
+// look is the present plan, nil before the first, with what members reported.
+func (r *Reconciler) look() (*topology.Plan, topology.Progress) {
+	current := r.current.Load()
+	if current == nil {
+		return nil, nil
+	}
+	return current.plan, r.fleet.Observe().Progress
 }
 
 // plans makes a plan whenever something changed that a plan depends on.
@@ -155,6 +167,7 @@ func (r *Reconciler) statuses(ctx context.Context) {
 			due = time.Second
 		case current != nil:
 			seen := r.fleet.Observe()
+			r.leaver.offer(now.Members)
 			due = r.writer.write(now, seen, topology.Summarize(current.plan, current.in, seen.Progress), current.in)
 		}
 		pause(ctx, min(max(statusInterval, 10*time.Since(began)), maxStatusInterval))
@@ -235,7 +248,7 @@ func planDiffers(a, b client.Object) bool {
 	}
 	m, isMember := a.(*v1alpha1.MemberCluster)
 	n, _ := b.(*v1alpha1.MemberCluster)
-	return isMember && (n == nil || m.Status.LinkKey != n.Status.LinkKey || !sameRuntime(m.Status.Agent, n.Status.Agent) ||
+	return isMember && (n == nil || topology.StandingOf(m) != topology.StandingOf(n) || m.Status.LinkKey != n.Status.LinkKey || !sameRuntime(m.Status.Agent, n.Status.Agent) ||
 		!slices.Equal(m.Status.Endpoints, n.Status.Endpoints) || !slices.Equal(m.Status.Grants, n.Status.Grants))
 }
 

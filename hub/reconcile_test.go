@@ -345,7 +345,12 @@ func TestReconcile(t *testing.T) {
 	})
 	s.topologySays("Ready", "True/Ready")
 
-	// A member is removed from the federation.
+	// A member is removed from the federation, without waiting for what it has.
+	gone := s.member("a")
+	gone.Spec.Removal = v1alpha1.LeaveForget
+	if err := s.client.Update(t.Context(), gone); err != nil {
+		t.Fatal(err)
+	}
 	if err := s.client.Delete(t.Context(), s.member("a")); err != nil {
 		t.Fatal(err)
 	}
@@ -435,6 +440,7 @@ func TestReconcileAfterRestart(t *testing.T) {
 	s := newStage(t)
 	s.settled()
 	s.memberSays("b", "Ready", "True/Ready")
+	eventually(t, "the finalizer", func() bool { return len(s.member("b").Finalizers) > 0 })
 	old := s.fleet.plan()
 	s.stop()
 	rest := s.member("b").ResourceVersion

@@ -262,9 +262,7 @@ func TestReplicas(t *testing.T) {
 	g := &robot{t: t, name: gone, cert: standby.join(t, gone), held: map[string]string{}}
 	running.Go(func() { g.run(ctx, func() *testHub { return standby }) })
 	eventuallyLong(t, "its session", func() bool { g.mu.Lock(); defer g.mu.Unlock(); return g.sessions > 0 })
-	if err := c.Delete(t.Context(), &v1alpha1.MemberCluster{ObjectMeta: metav1.ObjectMeta{Name: gone}}); err != nil {
-		t.Fatal(err)
-	}
+	remove(t, c, gone)
 	eventuallyLong(t, "the end of its session", func() bool {
 		g.mu.Lock()
 		defer g.mu.Unlock()

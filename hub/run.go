@@ -195,7 +195,7 @@ func (o *Options) startServer(ctx context.Context, parts *stack, l net.Listener,
 	if lease != nil {
 		server.relay = newRelay(lease, authority, fleet.metrics)
 	}
-	if err := watchIdentities(ctx, c.GetCache(), fleet); err != nil {
+	if err := errors.Join(watchIdentities(ctx, c.GetCache(), fleet), watchRevision(ctx, c.GetCache(), fleet)); err != nil {
 		l.Close()
 		return nil, err
 	}

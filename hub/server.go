@@ -8,6 +8,7 @@ import (
 	"io"
 	"log/slog"
 	"net"
+	"slices"
 	"time"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -168,6 +169,9 @@ func (i *identities) renewed(ctx context.Context, id identity, hash string, notA
 		if m.UID != id.uid || have == nil || have.KeyHash != id.keyHash {
 			return errRemoved(id.cluster)
 		}
+		if slices.Contains(m.Spec.RevokedKeys, id.keyHash) {
+			return errRevoked(id.cluster)
+		}
 		have.NotAfter = metav1.NewTime(notAfter)
 		have.NextKeyHash = ""
 		if hash != have.KeyHash {
@@ -194,6 +198,10 @@ func (s *server) Sync(stream syncStream) error {
 	}
 	hello, err := s.hello(stream)
 	if err != nil {
+		return err
+	}
+	if err := s.current(ctx, id.cluster, hello); err != nil {
+		s.log.Warn("session refused", "cluster", id.cluster, "err", err)
 		return err
 	}
 	session, welcome, err := s.fleet.open(id, hello)

@@ -66,10 +66,8 @@ func (f *Fleet) open(id identity, h *federationv1.Hello) (*session, *federationv
 	if err := validHello(h); err != nil {
 		return nil, nil, err
 	}
-	if h.Epoch > f.epoch {
-		return nil, nil, status.Errorf(codes.FailedPrecondition,
-			"the agent has seen epoch %d, this hub is of epoch %d: its data was restored from a backup; to let it rule, write a number above %d into the file \"epoch\" of its data folder and restart it",
-			h.Epoch, f.epoch, h.Epoch)
+	if err := f.outdated(id.cluster, h); err != nil {
+		return nil, nil, err
 	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -205,6 +203,7 @@ func (f *Fleet) launch(s *session, plan *topology.Plan, base string, step topolo
 	s.inflight = &federationv1.Update{
 		Epoch: f.epoch, BaseHash: base, TargetHash: step.Target,
 		Upserts: step.Upserts, Removals: step.Removals,
+		RemovalMeant: step.Meant, Revision: f.revision.Load(),
 	}
 	return s.inflight, true
 }
@@ -247,12 +246,12 @@ func (f *Fleet) sweep() {
 
 // revoke ends the session of a member if it is of an identity that does not
 // hold any more.
-func (f *Fleet) revoke(cluster string, void func(identity) bool) {
+func (f *Fleet) revoke(cluster string, why error, void func(identity) bool) {
 	f.mu.RLock()
 	defer f.mu.RUnlock()
 	if m := f.members[cluster]; m != nil && m.session != nil && void(m.session.identity) {
 		f.log.Info("session revoked", "cluster", cluster)
-		m.session.end(errRemoved(cluster))
+		m.session.end(why)
 	}
 }
 

@@ -9,7 +9,6 @@ import (
 	"time"
 
 	"google.golang.org/grpc/codes"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	federationv1 "github.com/sealane/sealane/api/federation/v1"
 	"github.com/sealane/sealane/api/v1alpha1"
@@ -290,9 +289,7 @@ func TestSessionRevocation(t *testing.T) {
 	s.welcome()
 
 	// The object goes: at once, before any plan says so.
-	if err := h.client.Delete(t.Context(), &v1alpha1.MemberCluster{ObjectMeta: metav1.ObjectMeta{Name: name}}); err != nil {
-		t.Fatal(err)
-	}
+	remove(t, h.client, name)
 	s.ended(codes.PermissionDenied, "was removed")
 	h.sync(t, cert, hello(federationv1.EmptyHash)).ended(codes.PermissionDenied, "not in this federation")
 

@@ -212,7 +212,7 @@ type facts struct {
 func newFacts(members []*v1alpha1.MemberCluster, seen Observation) *facts {
 	f := &facts{members: seen.Members, grants: map[string]map[string]*federationv1.Grant{}, exist: make(map[string]bool, len(members))}
 	for _, m := range members {
-		f.exist[m.Name] = true
+		f.exist[m.Name] = !topology.StandingOf(m).Revoked // what it granted is void
 	}
 	for acceptor, issued := range seen.Grants {
 		for dialer, g := range issued {

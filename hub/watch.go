@@ -3,6 +3,7 @@ package hub
 import (
 	"context"
 	"log/slog"
+	"slices"
 
 	"k8s.io/client-go/tools/cache"
 	"k8s.io/client-go/util/workqueue"
@@ -20,7 +21,7 @@ func watchIdentities(ctx context.Context, c ctrlcache.Cache, f *Fleet) error {
 		return err
 	}
 	gone := func(m *v1alpha1.MemberCluster) {
-		f.revoke(m.Name, func(id identity) bool { return id.uid == m.UID })
+		f.revoke(m.Name, errRemoved(m.Name), func(id identity) bool { return id.uid == m.UID })
 	}
 	_, err = informer.AddEventHandler(cache.ResourceEventHandlerFuncs{
 		UpdateFunc: func(before, after any) {
@@ -31,7 +32,8 @@ func watchIdentities(ctx context.Context, c ctrlcache.Cache, f *Fleet) error {
 			}
 			// Only what was valid and is no more: a session may know of a key
 			// that this watch has yet to show.
-			f.revoke(a.Name, func(id identity) bool { return mayUse(a, id.keyHash) && !mayUse(b, id.keyHash) })
+			f.revoke(a.Name, errRemoved(a.Name), func(id identity) bool { return mayUse(a, id.keyHash) && !mayUse(b, id.keyHash) })
+			f.revoke(a.Name, errRevoked(a.Name), func(id identity) bool { return slices.Contains(b.Spec.RevokedKeys, id.keyHash) })
 		},
 		DeleteFunc: func(obj any) {
 			if last, ok := obj.(cache.DeletedFinalStateUnknown); ok {

@@ -60,6 +60,16 @@ func alone(m *MemberState) *MemberState {
 	return out
 }
 
+// Carries tells whether durable bridges take anything from a member.
+func (p *Plan) Carries(name string) bool {
+	for _, fp := range p.Objects {
+		if slices.ContainsFunc(fp.Flows, func(f Flow) bool { return f.Origin == name }) {
+			return true
+		}
+	}
+	return false
+}
+
 // Undrained says what a member that is to leave has still to deliver: its durable
 // flows whose destination has not reported that all of it arrived, sorted. It is
 // an observation of this moment: as long as applications publish there, more may

@@ -14,7 +14,9 @@ import (
 type held struct {
 	generation uint64
 	epoch      uint64
-	parts      map[string]*federationv1.Part
+	// revision is the highest of an update of that epoch.
+	revision uint64
+	parts    map[string]*federationv1.Part
 	// hash is the StateHash of parts.
 	hash string
 	// doomed are removed parts of which something may still be there.
@@ -28,6 +30,7 @@ func heldFrom(s *journalv1.State) *held {
 	h := &held{
 		generation: s.Generation,
 		epoch:      s.Epoch,
+		revision:   s.Revision,
 		parts:      make(map[string]*federationv1.Part, len(s.Parts)),
 		doomed:     make(map[string]*federationv1.Part, len(s.Doomed)),
 		grants:     make(map[string]*journalv1.IssuedGrant, len(s.Grants)),
@@ -57,6 +60,7 @@ func (h *held) state() *journalv1.State {
 	s := &journalv1.State{
 		Generation: h.generation,
 		Epoch:      h.epoch,
+		Revision:   h.revision,
 		Choices:    h.choices,
 		Owned:      slices.Sorted(maps.Keys(h.owned)),
 	}

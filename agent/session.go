@@ -120,6 +120,7 @@ func (c *hubClient) session(ctx context.Context) error {
 		Features:  features,
 		HeldHash:  h.hash,
 		Epoch:     h.epoch,
+		Revision:  h.revision,
 		Facts:     view.facts,
 		Unapplied: brief(view.unapplied()),
 	}}}); err != nil {

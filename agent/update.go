@@ -46,7 +46,11 @@ func (h *held) take(u *federationv1.Update) (verdict, string) {
 	if err := validateUpdate(u); err != nil {
 		return refused, err.Error()
 	}
-	h.epoch = u.Epoch
+	if n := len(u.Removals); federationv1.MassRemoval(len(h.parts), n) && !u.RemovalMeant {
+		return refused, fmt.Sprintf("it removes %d of %d parts, and the hub does not say that this is meant", n, len(h.parts))
+	}
+	h.saw(u.Epoch)
+	h.revision = max(h.revision, u.Revision)
 	for _, id := range u.Removals {
 		p := h.parts[id]
 		if p == nil {
@@ -69,6 +73,14 @@ func (h *held) take(u *federationv1.Update) (verdict, string) {
 	return accepted, ""
 }
 
+// saw moves on to an epoch that is not lower. What revisions the hub had in one
+// before says nothing of those in the next.
+func (h *held) saw(epoch uint64) {
+	if epoch > h.epoch {
+		h.epoch, h.revision = epoch, 0
+	}
+}
+
 // sawEpoch records the epoch of a hub. It returns false if that is lower than
 // the highest one seen.
 func (h *holder) sawEpoch(epoch uint64) (bool, error) {
@@ -78,7 +90,7 @@ func (h *holder) sawEpoch(epoch uint64) (bool, error) {
 		if epoch <= n.epoch {
 			return false
 		}
-		n.epoch = epoch
+		n.saw(epoch)
 		return true
 	})
 	return ok, err

@@ -2,6 +2,8 @@ package agent
 
 import (
 	"maps"
+	"slices"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -54,6 +56,70 @@ func TestAcceptsUpdates(t *testing.T) {
 	check(t, err)
 	if !maps.Equal(again.now().hashes(), now.hashes()) || again.now().epoch != 1 {
 		t.Errorf("journalled %v, want %v", again.now().ids(), now.ids())
+	}
+}
+
+// TestRefusesMassRemoval: what would take more than ten parts, and more than half
+// of what is held, must be meant.
+func TestRefusesMassRemoval(t *testing.T) {
+	h := openTestHolder(t)
+	var parts []*federationv1.Part
+	var removals []string
+	for i := range 11 {
+		parts = append(parts, accountPart("app"+strconv.Itoa(i)))
+		removals = append(removals, parts[i].Id)
+	}
+	for i := range 11 {
+		parts = append(parts, accountPart("other"+strconv.Itoa(i)))
+	}
+	fill := func() {
+		t.Helper()
+		missing := slices.DeleteFunc(slices.Clone(parts), func(p *federationv1.Part) bool { return h.now().parts[p.Id] != nil })
+		if v, reason, _ := h.accept(updateFor(h.now(), nil, missing...)); v != accepted {
+			t.Fatal(reason)
+		}
+	}
+	fill()
+	half := updateFor(h.now(), removals)
+	if v, reason, _ := h.accept(half); v != accepted {
+		t.Fatalf("half of it: %s", reason)
+	}
+	fill()
+	most := updateFor(h.now(), append(removals, parts[11].Id))
+	v, reason, now := h.accept(most)
+	if v != refused || !strings.Contains(reason, "removes 12 of 22 parts") || len(now.parts) != 22 {
+		t.Errorf("more than half: %v, %q, %d parts left", v, reason, len(now.parts))
+	}
+	most.RemovalMeant = true
+	if v, reason, _ := h.accept(most); v != accepted {
+		t.Errorf("meant: %s", reason)
+	}
+	rest := updateFor(h.now(), h.now().ids())
+	if v, reason, _ := h.accept(rest); v != accepted {
+		t.Errorf("the last ten: %s", reason)
+	}
+}
+
+// TestRemembersRevisions: they only grow, but in a new epoch.
+func TestRemembersRevisions(t *testing.T) {
+	h := openTestHolder(t)
+	step := func(epoch, revision, want uint64) {
+		t.Helper()
+		u := updateFor(h.now(), nil, accountPart("app", imp("other", "x"+strconv.Itoa(int(epoch*1000+revision)), "")))
+		u.Epoch, u.Revision = epoch, revision
+		v, reason, now := h.accept(u)
+		again, err := openHolder(h.journal)
+		check(t, err)
+		if v != accepted || now.revision != want || again.now().revision != want {
+			t.Errorf("epoch %d, revision %d: %s; remembers %d, journalled %d, want %d", epoch, revision, reason, now.revision, again.now().revision, want)
+		}
+	}
+	step(1, 7, 7)
+	step(1, 9, 9)
+	step(1, 8, 9) // of a replica whose watch is behind
+	step(2, 3, 3)
+	if ok, err := h.sawEpoch(3); !ok || err != nil || h.now().revision != 0 {
+		t.Errorf("after a welcome of epoch 3: %t, %v, revision %d", ok, err, h.now().revision)
 	}
 }
 

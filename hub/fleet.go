@@ -27,6 +27,7 @@ type Fleet struct {
 	log       *slog.Logger
 	metrics   *metrics
 	heartbeat time.Duration
+	churn     *limits
 	now       func() time.Time
 
 	changes chan struct{}
@@ -48,6 +49,7 @@ type member struct {
 	grants   map[string]*federationv1.Grant // by dialer, as reported
 	heldHash string                         // StateHash of progress.Held; empty while that is nil
 	waits    []string                       // what waiters holds of it
+	pending  map[string]pending             // parts that were being applied at the last look
 }
 
 // MemberFacts is what a member said of itself.
@@ -82,6 +84,7 @@ func NewFleet(epoch uint64, log *slog.Logger) *Fleet {
 		log:       log,
 		metrics:   newMetrics(),
 		heartbeat: HeartbeatInterval,
+		churn:     newLimits(churnRate, churnBurst),
 		now:       time.Now,
 		changes:   make(chan struct{}, 1),
 		planned:   make(chan struct{}),

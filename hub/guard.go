@@ -5,6 +5,7 @@ import (
 	"net"
 	"strings"
 	"sync"
+	"time"
 
 	"golang.org/x/time/rate"
 
@@ -31,24 +32,34 @@ func (g guard) unary(ctx context.Context, req any, info *grpc.UnaryServerInfo, n
 	if strings.HasPrefix(info.FullMethod, enrolmentPrefix) {
 		if !g.enrolments.allow(ctx) {
 			g.metrics.enrolments.WithLabelValues(codes.ResourceExhausted.String()).Inc()
+			g.metrics.refused.WithLabelValues(reasonRate).Inc()
 			return nil, status.Error(codes.ResourceExhausted, "too many enrolments at once: try again in a few seconds")
 		}
 		return next(ctx, req)
 	}
 	id, err := g.identities.fromContext(ctx)
 	if err != nil {
+		g.metrics.refusedFor(err)
 		return nil, err
 	}
-	return next(context.WithValue(ctx, identityKey{}, id), req)
+	res, err := next(context.WithValue(ctx, identityKey{}, id), req)
+	g.metrics.refusedFor(err)
+	return res, err
 }
 
 func (g guard) stream(srv any, stream grpc.ServerStream, _ *grpc.StreamServerInfo, next grpc.StreamHandler) error {
+	err := g.session(srv, stream, next)
+	g.metrics.refusedFor(err)
+	return err
+}
+
+func (g guard) session(srv any, stream grpc.ServerStream, next grpc.StreamHandler) error {
 	id, err := g.identities.fromStream(stream.Context())
 	if err != nil {
 		return err
 	}
 	if !g.sessions.allow(id.cluster) {
-		return status.Error(codes.ResourceExhausted, "too many sessions were opened by this member: is a second agent running with a copy of its data folder?")
+		return refused(reasonRate, codes.ResourceExhausted, "too many sessions were opened by this member: is a second agent running with a copy of its data folder?")
 	}
 	return next(srv, &memberStream{stream, context.WithValue(stream.Context(), identityKey{}, id)})
 }
@@ -60,9 +71,41 @@ type memberStream struct {
 
 func (s *memberStream) Context() context.Context { return s.ctx }
 
-// newPace bounds how fast one session's messages are taken; an agent that sends
-// more is slowed down by flow control.
-func newPace() *rate.Limiter { return rate.NewLimiter(50, 200) }
+// pace bounds how fast one session's messages are taken, by number and by size;
+// an agent that sends more is slowed down by flow control.
+type pace struct {
+	messages, bytes *rate.Limiter
+	metrics         *metrics
+}
+
+// A first report may have some megabytes, and later ones tell what changed.
+const (
+	paceBytes  = 1 << 20
+	burstBytes = 16 << 20
+)
+
+func newPace(m *metrics) *pace {
+	return &pace{messages: rate.NewLimiter(50, 200), bytes: rate.NewLimiter(paceBytes, burstBytes), metrics: m}
+}
+
+// wait returns when the message after one of size may be taken.
+func (p *pace) wait(ctx context.Context, size int) error {
+	now := time.Now()
+	one, all := p.messages.ReserveN(now, 1), p.bytes.ReserveN(now, min(size, burstBytes))
+	d := max(one.DelayFrom(now), all.DelayFrom(now))
+	if d == 0 {
+		return nil
+	}
+	p.metrics.refused.WithLabelValues(reasonPace).Inc()
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
 
 // enrolmentLimits bound the rate of Enrol, which costs the hub some requests to
 // its API server. They are not what protects tokens: those are not guessable.

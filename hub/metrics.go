@@ -12,6 +12,7 @@ type metrics struct {
 	updates    prometheus.Counter
 	bytes      prometheus.Counter
 	refusals   prometheus.Counter
+	refused    *prometheus.CounterVec
 	sessions   *prometheus.CounterVec
 	enrolments *prometheus.CounterVec
 	leads      prometheus.Gauge
@@ -21,7 +22,7 @@ type metrics struct {
 }
 
 func newMetrics() *metrics {
-	return &metrics{
+	m := &metrics{
 		connected: prometheus.NewGauge(prometheus.GaugeOpts{
 			Name: "sealane_hub_connected_members", Help: "Members with an open session.",
 		}),
@@ -34,6 +35,9 @@ func newMetrics() *metrics {
 		refusals: prometheus.NewCounter(prometheus.CounterOpts{
 			Name: "sealane_hub_updates_refused_total", Help: "Updates that a member refused as a whole.",
 		}),
+		refused: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "sealane_hub_agents_refused_total", Help: "Connections, calls and sessions of agents that were refused, by reason.",
+		}, []string{"reason"}),
 		sessions: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "sealane_hub_sessions_ended_total", Help: "Sessions that ended, by gRPC code.",
 		}, []string{"code"}),
@@ -54,6 +58,10 @@ func newMetrics() *metrics {
 			Name: "sealane_hub_plan_published_timestamp_seconds", Help: "When the present plan was published to the sessions, Unix time.",
 		}),
 	}
+	for _, reason := range refusalReasons {
+		m.refused.WithLabelValues(reason) // shown from the start
+	}
+	return m
 }
 
 // phase notes how long a phase of making a plan took, and returns its end.
@@ -64,5 +72,5 @@ func (m *metrics) phase(name string, began time.Time) time.Time {
 }
 
 func (m *metrics) register(r prometheus.Registerer) {
-	r.MustRegister(m.connected, m.updates, m.bytes, m.refusals, m.sessions, m.enrolments, m.leads, m.relayed, m.phases, m.published)
+	r.MustRegister(m.connected, m.updates, m.bytes, m.refusals, m.refused, m.sessions, m.enrolments, m.leads, m.relayed, m.phases, m.published)
 }

@@ -3,9 +3,9 @@ package hub
 import (
 	"cmp"
 	"maps"
+	"time"
 
 	"google.golang.org/grpc/codes"
-	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/proto"
 
 	federationv1 "github.com/sealane/sealane/api/federation/v1"
@@ -60,7 +60,7 @@ func (f *Fleet) holds(s *session, m *member, hash string) error {
 	case m.heldHash == "" || hash == m.heldHash: // an inventory is under way, or nothing new
 		return nil
 	case s.inflight == nil || hash != s.inflight.TargetHash:
-		return status.Errorf(codes.Aborted, "the agent holds %s, the hub knows of %s: start a new session", hash, m.heldHash)
+		return refused(reasonHeld, codes.Aborted, "the agent holds %s, the hub knows of %s: start a new session", hash, m.heldHash)
 	}
 	u := s.inflight
 	s.inflight = nil
@@ -119,12 +119,12 @@ func (s *session) remember(st *federationv1.PartStatus, limit int) {
 
 // join puts a report together that came in several messages; nil while more is to
 // come.
-func (s *session) join(r *federationv1.Report) (*federationv1.Report, error) {
+func (s *session) join(r *federationv1.Report, now time.Time, room int) (*federationv1.Report, error) {
 	if s.partial == nil && !r.More {
 		return r, nil
 	}
 	if s.partial == nil {
-		s.partial = &federationv1.Report{}
+		s.partial, s.partialSince = &federationv1.Report{}, now
 	}
 	p := s.partial
 	s.partialSize += proto.Size(r)
@@ -136,7 +136,9 @@ func (s *session) join(r *federationv1.Report) (*federationv1.Report, error) {
 	p.Links, p.Flows = append(p.Links, r.Links...), append(p.Flows, r.Flows...)
 	switch {
 	case s.partialSize > maxReport:
-		return nil, invalid("report: more than %d bytes", maxReport)
+		return nil, refused(reasonSize, codes.InvalidArgument, "report: more than %d bytes", maxReport)
+	case r.More && s.partialSize > room:
+		return nil, refused(reasonSize, codes.ResourceExhausted, "many members report very much at once: try again later")
 	case len(p.Parts) > maxParts:
 		return nil, invalid("%d part statuses: at most %d", len(p.Parts), maxParts)
 	case max(len(p.Grants), len(p.Links), len(p.Flows)) > maxEntries:
@@ -148,9 +150,24 @@ func (s *session) join(r *federationv1.Report) (*federationv1.Report, error) {
 	return p, nil
 }
 
+// room is how many bytes of a report that goes on a session may keep: all
+// unfinished ones together are bounded.
+func (f *Fleet) room(s *session, r *federationv1.Report) int {
+	if !r.More {
+		return 0
+	}
+	room := maxUnfinished
+	for _, m := range f.members {
+		if m.session != nil && m.session != s {
+			room -= m.session.partialSize
+		}
+	}
+	return room
+}
+
 // report takes a Report: first what is held, because the rest speaks of that.
 func (f *Fleet) report(s *session, m *member, r *federationv1.Report) error {
-	r, err := s.join(r)
+	r, err := s.join(r, f.now(), f.room(s, r))
 	if err != nil || r == nil {
 		return err
 	}
@@ -159,6 +176,9 @@ func (f *Fleet) report(s *session, m *member, r *federationv1.Report) error {
 	}
 	if r.Refusal != "" && s.inflight != nil {
 		f.refuse(s, r.Refusal)
+	}
+	if err := cmp.Or(f.restless(s.cluster, m.facts.Facts, r.Facts), f.regrant(s.cluster, m.grants, r.Grants)); err != nil {
+		return err
 	}
 	if r.Facts != nil {
 		m.facts.Facts = r.Facts
@@ -196,12 +216,14 @@ func (f *Fleet) statuses(s *session, parts []*federationv1.PartStatus) {
 		limit = maxParts
 	}
 	unapplied, failed := cloneMap(pr.Unapplied), false
-	for _, st := range parts {
+	for _, st := range brief(parts) {
 		switch {
 		case pr.Held[st.Id] != st.Hash:
 			s.remember(st, limit)
 		case st.State == federationv1.PartStatus_APPLIED:
 			delete(unapplied, st.Id)
+		case st.State == federationv1.PartStatus_PENDING && unapplied[st.Id].Code == codeStalled:
+			// Nobody waits for it a second time.
 		default:
 			unapplied[st.Id] = failureOf(st)
 			failed = failed || unapplied[st.Id].Code != ""

@@ -21,6 +21,7 @@ import (
 	"google.golang.org/grpc/keepalive"
 	"google.golang.org/grpc/peer"
 	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/proto"
 
 	federationv1 "github.com/sealane/sealane/api/federation/v1"
 	"github.com/sealane/sealane/api/v1alpha1"
@@ -62,7 +63,7 @@ func newServer(f *Fleet, a *Authority, ids *identities, names []string, log *slo
 	s := &server{fleet: f, authority: a, identities: ids, renewals: newLimits(1.0/10, 10), log: log}
 	guard := guard{identities: ids, enrolments: newEnrolmentLimits(), sessions: newLimits(1, 30), metrics: f.metrics}
 	s.grpc = grpc.NewServer(
-		grpc.Creds(credentials.NewTLS(&tls.Config{
+		grpc.Creds(newCounted(credentials.NewTLS(&tls.Config{
 			MinVersion: tls.VersionTLS13,
 			GetConfigForClient: func(*tls.ClientHelloInfo) (*tls.Config, error) {
 				return &tls.Config{
@@ -74,7 +75,7 @@ func newServer(f *Fleet, a *Authority, ids *identities, names []string, log *slo
 					SessionTicketsDisabled: true,
 				}, nil
 			},
-		})),
+		}), a.trustDomain, f.metrics)),
 		grpc.UnaryInterceptor(guard.unary),
 		grpc.StreamInterceptor(guard.stream),
 		grpc.MaxRecvMsgSize(maxReceive),
@@ -140,7 +141,7 @@ func (s *server) stop() {
 func (s *server) Renew(ctx context.Context, req *federationv1.RenewRequest) (*federationv1.RenewResponse, error) {
 	id := identityOf(ctx)
 	if !s.renewals.allow(id.cluster) {
-		return nil, status.Error(codes.ResourceExhausted, "too many renewals: try again in a minute")
+		return nil, refused(reasonRate, codes.ResourceExhausted, "too many renewals: try again in a minute")
 	}
 	key, hash, err := requestedKey(req.GetCsr())
 	if err != nil {
@@ -233,7 +234,7 @@ func (s *server) hello(stream syncStream) (*federationv1.Hello, error) {
 	}
 	got := make(chan first, 1)
 	go func() {
-		m, err := stream.Recv()
+		m, err := judged(stream.Recv())
 		got <- first{m, err}
 	}()
 	var hello *federationv1.Hello
@@ -248,7 +249,7 @@ func (s *server) hello(stream syncStream) (*federationv1.Hello, error) {
 			return nil, invalid("the first message of a session must be Hello")
 		}
 	case <-t.C:
-		return nil, status.Error(codes.DeadlineExceeded, "no Hello came")
+		return nil, refused(reasonHello, codes.DeadlineExceeded, "no Hello came")
 	}
 	t.Reset(planTimeout)
 	select {
@@ -298,9 +299,9 @@ func (s *server) run(stream syncStream, session *session, welcome *federationv1.
 
 // receive takes what the agent says until the stream is over.
 func (s *server) receive(stream syncStream, session *session) {
-	pace := newPace()
+	pace := newPace(s.fleet.metrics)
 	for {
-		m, err := stream.Recv()
+		m, err := judged(stream.Recv())
 		if err == nil {
 			err = s.fleet.handle(session, m)
 		}
@@ -312,7 +313,7 @@ func (s *server) receive(stream syncStream, session *session) {
 			session.end(err)
 			return
 		}
-		if pace.Wait(stream.Context()) != nil {
+		if pace.wait(stream.Context(), proto.Size(m)) != nil {
 			session.end(stream.Context().Err())
 			return
 		}

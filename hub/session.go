@@ -1,6 +1,7 @@
 package hub
 
 import (
+	"cmp"
 	"maps"
 	"sync"
 	"time"
@@ -22,17 +23,20 @@ const silentBeats = 3
 // the channels.
 type session struct {
 	identity
-	last time.Time // of the last message
+	last   time.Time // of the last message
+	opened time.Time
 	// early holds, by id, what the agent said of parts that the hub does not know
 	// it to hold: an Inventory is read with it.
 	early map[string]*federationv1.PartStatus
 	// partial is a report of which more follows, and partialSize its bytes.
-	partial     *federationv1.Report
-	partialSize int
+	partial      *federationv1.Report
+	partialSize  int
+	partialSince time.Time
 	// reported tells that the first report, which is complete, was there.
 	reported bool
 	// inflight is the update that the agent has not answered yet.
 	inflight *federationv1.Update
+	launched time.Time // when it was put in flight
 	// refused is the desired hash on the way to which the agent refused an
 	// update: nothing more is sent until the plan is another.
 	refused string
@@ -71,7 +75,7 @@ func (f *Fleet) open(id identity, h *federationv1.Hello) (*session, *federationv
 	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	s := &session{identity: id, last: f.now(), wake: make(chan struct{}, 1), ended: make(chan struct{})}
+	s := &session{identity: id, last: f.now(), opened: f.now(), wake: make(chan struct{}, 1), ended: make(chan struct{})}
 	if f.closed != nil {
 		return nil, nil, f.closed
 	}
@@ -80,27 +84,30 @@ func (f *Fleet) open(id identity, h *federationv1.Hello) (*session, *federationv
 		m = &member{}
 		f.members[id.cluster] = m
 	}
+	if err := f.restless(id.cluster, m.facts.Facts, h.Facts); err != nil {
+		return nil, nil, err
+	}
 	if m.session != nil {
 		f.log.Warn("a newer session replaces the member's present one", "cluster", id.cluster)
-		m.session.end(status.Errorf(codes.Aborted, "a newer session of member %q took over", id.cluster))
+		m.session.end(refused(reasonReplaced, codes.Aborted, "a newer session of member %q took over", id.cluster))
 	} else {
 		f.metrics.connected.Inc()
 	}
 	m.session = s
-	m.facts = MemberFacts{Agent: h.Agent, Facts: h.Facts, LastSeen: s.last}
+	m.facts = MemberFacts{Agent: h.Agent, Facts: cmp.Or(h.Facts, m.facts.Facts), LastSeen: s.last}
 	held, known := f.recognise(id.cluster, h.HeldHash)
 	m.heldHash = ""
 	if known {
 		m.heldHash = h.HeldHash
 	} else {
-		for _, st := range h.Unapplied {
+		for _, st := range brief(h.Unapplied) {
 			s.remember(st, maxParts)
 		}
 	}
 	f.update(id.cluster, func(n *topology.MemberProgress) {
 		n.Connected, n.Features, n.Held = true, h.Features, held
 		n.Unapplied = map[string]topology.PartFailure{}
-		for _, st := range h.Unapplied {
+		for _, st := range brief(h.Unapplied) {
 			if held[st.Id] == st.Hash && st.State != federationv1.PartStatus_APPLIED {
 				n.Unapplied[st.Id] = failureOf(st)
 			}
@@ -200,6 +207,7 @@ func (f *Fleet) launch(s *session, plan *topology.Plan, base string, step topolo
 	if f.plan != plan || m.heldHash != base {
 		return nil, false
 	}
+	s.launched = f.now()
 	s.inflight = &federationv1.Update{
 		Epoch: f.epoch, BaseHash: base, TargetHash: step.Target,
 		Upserts: step.Upserts, Removals: step.Removals,
@@ -230,6 +238,7 @@ func apply(held map[string]string, upserts []*federationv1.Part, removals []stri
 // sweep ends the sessions that are silent for too long, and those whose
 // certificate has expired: a live agent has a newer one.
 func (f *Fleet) sweep() {
+	f.unstall()
 	now := f.now()
 	f.mu.RLock()
 	defer f.mu.RUnlock()
@@ -239,7 +248,7 @@ func (f *Fleet) sweep() {
 		case now.After(s.cert.NotAfter):
 			s.end(status.Errorf(codes.Aborted, "the certificate of member %q has expired: connect with the renewed one", s.cluster))
 		case now.Sub(s.last) > silentBeats*f.heartbeat:
-			s.end(status.Errorf(codes.DeadlineExceeded, "nothing was heard of member %q for %s", s.cluster, silentBeats*f.heartbeat))
+			s.end(refused(reasonSilent, codes.DeadlineExceeded, "nothing was heard of member %q for %s", s.cluster, silentBeats*f.heartbeat))
 		}
 	}
 }

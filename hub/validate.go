@@ -8,7 +8,6 @@ import (
 	"unicode/utf8"
 
 	"google.golang.org/grpc/codes"
-	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/proto"
 
 	federationv1 "github.com/sealane/sealane/api/federation/v1"
@@ -22,7 +21,15 @@ const (
 	maxParts     = 20_000
 	maxEntries   = 20_000
 	maxEarly     = 1024
-	maxReport    = 64 << 20 // of all messages of one report
+	maxReport    = 32 << 20 // of all messages of one report
+	// maxUnfinished bounds what is kept of the reports of all members of which more
+	// is to come.
+	maxUnfinished = 128 << 20
+	// Beyond maxTold parts that are not applied, at most briefMessage bytes are
+	// kept of why each is not.
+	maxTold      = 1024
+	briefMessage = 64
+	maxServers   = 1000
 	maxID        = 600
 	maxName      = 300
 	maxJWT       = 8 << 10
@@ -38,7 +45,7 @@ var (
 )
 
 func invalid(format string, args ...any) error {
-	return status.Errorf(codes.InvalidArgument, format, args...)
+	return refused(reasonMessage, codes.InvalidArgument, format, args...)
 }
 
 // clean makes a text of a member fit to be kept, logged and shown: at most limit
@@ -71,7 +78,7 @@ func validHello(h *federationv1.Hello) error {
 		return invalid("the first message of a session must be Hello")
 	}
 	if h.Protocol != federationv1.ProtocolVersion {
-		return status.Errorf(codes.FailedPrecondition, "the agent speaks version %d of the protocol, this hub version %d: update the older one", h.Protocol, federationv1.ProtocolVersion)
+		return refused(reasonVersion, codes.FailedPrecondition, "the agent speaks version %d of the protocol, this hub version %d: update the older one", h.Protocol, federationv1.ProtocolVersion)
 	}
 	if len(h.Features) > maxFeatures {
 		return invalid("hello: %d features: at most %d", len(h.Features), maxFeatures)
@@ -111,6 +118,8 @@ func validFacts(f *federationv1.Facts) error {
 		return invalid("facts: %d endpoints: at most %d", len(f.Endpoints), maxEndpoints)
 	case f.Storage < 0 || f.Memory < 0:
 		return invalid("facts: negative capacity")
+	case f.Replicas < 0 || f.Replicas > maxServers || f.MaxReplicas < 0 || f.MaxReplicas > maxServers:
+		return invalid("facts: %d of %d servers: expected 0 to %d", f.Replicas, f.MaxReplicas, maxServers)
 	}
 	strip(f)
 	seen := make(map[string]bool, len(f.Endpoints))
@@ -142,6 +151,16 @@ func validStatuses(parts []*federationv1.PartStatus) error {
 		strip(p)
 	}
 	return nil
+}
+
+// brief makes the messages short where there are very many of them.
+func brief(parts []*federationv1.PartStatus) []*federationv1.PartStatus {
+	if len(parts) > maxTold {
+		for _, p := range parts {
+			p.Message = clean(p.Message, briefMessage)
+		}
+	}
+	return parts
 }
 
 // validInventory judges an Inventory by itself and returns what is held.

@@ -107,8 +107,7 @@ func (l *leaver) pass(ctx context.Context, members []*v1alpha1.MemberCluster, lo
 func (l *leaver) hold(ctx context.Context, m *v1alpha1.MemberCluster) error {
 	next := m.DeepCopy()
 	next.Finalizers = append(next.Finalizers, v1alpha1.LeaveFinalizer)
-	err := l.client.Patch(ctx, next, client.MergeFromWithOptions(m, client.MergeFromWithOptimisticLock{}))
-	return client.IgnoreNotFound(err)
+	return client.IgnoreNotFound(l.client.Update(ctx, next))
 }
 
 func (l *leaver) leave(ctx context.Context, plan *topology.Plan, m *v1alpha1.MemberCluster, prog topology.Progress) error {

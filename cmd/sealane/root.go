@@ -51,7 +51,8 @@ An embedded hub writes one into its data folder.`,
 	root.SetFlagErrorFunc(func(c *cobra.Command, err error) error {
 		return usageError(c, err)
 	})
-	root.AddCommand(tokenCommand(env), getCommand(env), statusCommand(env), planCommand(env), diffCommand(env), credsCommand(env), demoCommand(env), versionCommand(env))
+	root.AddCommand(tokenCommand(env), getCommand(env), statusCommand(env), planCommand(env), diffCommand(env),
+		suspendCommand(env), resumeCommand(env), revokeCommand(env), removeCommand(env), allowRemovalCommand(env), credsCommand(env), demoCommand(env), versionCommand(env))
 	root.InitDefaultCompletionCmd()
 	return root
 }

@@ -105,6 +105,11 @@ func Judge(s *Snapshot, now time.Time) *Report {
 
 func judgeMember(m *v1alpha1.MemberCluster, now time.Time) []Finding {
 	name := "member " + m.Name
+	for _, typ := range []string{v1alpha1.ConditionRevoked, v1alpha1.ConditionLeaving} {
+		if c := meta.FindStatusCondition(m.Status.Conditions, typ); c != nil && c.Status == metav1.ConditionTrue {
+			return []Finding{{Area: AreaNotes, Object: name, Reason: c.Reason, Message: c.Message, Since: &c.LastTransitionTime.Time}}
+		}
+	}
 	var out []Finding
 	switch c := meta.FindStatusCondition(m.Status.Conditions, v1alpha1.ConditionConnected); {
 	case c == nil:

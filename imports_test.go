@@ -50,13 +50,19 @@ var rules = []struct {
 		name:      "the hub knows nothing of brokers",
 		packages:  []string{"./hub/...", "./cmd/sealane-hub"},
 		forbidden: []string{module, "github.com/nats-io/nats-server"},
-		allowed:   []string{module + "/api", module + "/topology", module + "/hub", module + "/cmd/sealane-hub"},
+		allowed:   []string{module + "/api", module + "/topology", module + "/telemetry", module + "/hub", module + "/cmd/sealane-hub"},
 	},
 	{
 		name:      "the agent is lean: no Kubernetes and no etcd",
 		packages:  []string{"./broker/...", "./agent/...", "./cmd/sealane-agent"},
 		forbidden: []string{module, "k8s.io", "sigs.k8s.io", "go.etcd.io"},
-		allowed:   []string{module + "/api/federation", module + "/api/journal", module + "/api/broker", module + "/broker", module + "/agent", module + "/cmd/sealane-agent"},
+		allowed:   []string{module + "/api/federation", module + "/api/journal", module + "/api/broker", module + "/telemetry", module + "/broker", module + "/agent", module + "/cmd/sealane-agent"},
+	},
+	{
+		name:      "telemetry knows nothing of what is observed",
+		packages:  []string{"./telemetry/..."},
+		forbidden: []string{module, "k8s.io", "sigs.k8s.io"},
+		allowed:   []string{module + "/telemetry"},
 	},
 	{
 		name:      "the command line talks to the hub's API, computes, and runs nothing itself",

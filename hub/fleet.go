@@ -26,6 +26,7 @@ type Fleet struct {
 	revision  atomic.Uint64 // how far the resources have come
 	log       *slog.Logger
 	metrics   *metrics
+	follow    *follower
 	heartbeat time.Duration
 	churn     *limits
 	now       func() time.Time
@@ -79,10 +80,12 @@ const HeartbeatInterval = 10 * time.Second
 // NewFleet returns a fleet without plan and sessions. Nothing is sent to any
 // member before the first Publish.
 func NewFleet(epoch uint64, log *slog.Logger) *Fleet {
+	m := newMetrics()
 	return &Fleet{
 		epoch:     epoch,
 		log:       log,
-		metrics:   newMetrics(),
+		metrics:   m,
+		follow:    newFollower(m, time.Now),
 		heartbeat: HeartbeatInterval,
 		churn:     newLimits(churnRate, churnBurst),
 		now:       time.Now,
@@ -186,6 +189,11 @@ func (f *Fleet) Publish(p *topology.Plan) {
 func (f *Fleet) replanned(name string, m *member) {
 	if m.session != nil {
 		m.session.refused = ""
+		if m.heldHash == f.desired(name).Hash {
+			f.follow.lost(name, "superseded")
+		} else {
+			f.follow.wanted(name)
+		}
 	}
 	if pr := f.progress[name]; pr != nil && pr.Refusal != "" {
 		f.update(name, func(n *topology.MemberProgress) { n.Refusal = "" })
@@ -197,6 +205,7 @@ func (f *Fleet) forget(name string) {
 	if m := f.members[name]; m != nil && m.session != nil {
 		f.metrics.connected.Dec()
 		m.session.end(errRemoved(name))
+		f.follow.lost(name, "removed")
 	}
 	f.setWaits(name)
 	delete(f.members, name)
@@ -225,5 +234,8 @@ func (f *Fleet) update(name string, change func(*topology.MemberProgress)) {
 	}
 	change(n)
 	f.progress[name] = n
+	if m, desired := f.members[name], f.desired(name); m != nil && desired != nil {
+		f.follow.progressed(name, m.heldHash == desired.Hash, len(n.Unapplied) == 0)
+	}
 	f.changed()
 }

@@ -4,21 +4,33 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+
+	federationv1 "github.com/sealane/sealane/api/federation/v1"
 )
 
-// metrics are the hub's own, all of them.
+// metrics are the hub's own, all of them. No label takes what members, or their
+// applications, say: the number of series does not depend on them.
 type metrics struct {
-	connected  prometheus.Gauge
-	updates    prometheus.Counter
-	bytes      prometheus.Counter
-	refusals   prometheus.Counter
-	refused    *prometheus.CounterVec
-	sessions   *prometheus.CounterVec
-	enrolments *prometheus.CounterVec
-	leads      prometheus.Gauge
-	relayed    prometheus.Gauge
-	phases     *prometheus.HistogramVec
-	published  prometheus.Gauge
+	connected    prometheus.Gauge
+	updates      prometheus.Counter
+	bytes        prometheus.Counter
+	refusals     *prometheus.CounterVec
+	refused      *prometheus.CounterVec
+	sessions     *prometheus.CounterVec
+	enrolments   *prometheus.CounterVec
+	leads        prometheus.Gauge
+	relayed      prometheus.Gauge
+	phases       *prometheus.HistogramVec
+	published    prometheus.Gauge
+	problems     prometheus.Gauge
+	statusWrites *prometheus.CounterVec
+	events       *prometheus.CounterVec
+
+	reach *prometheus.HistogramVec
+	// Of reach, by phase.
+	sent, journalled, applied prometheus.Observer
+
+	fleet *fleetMetrics
 }
 
 func newMetrics() *metrics {
@@ -32,9 +44,9 @@ func newMetrics() *metrics {
 		bytes: prometheus.NewCounter(prometheus.CounterOpts{
 			Name: "sealane_hub_update_bytes_sent_total", Help: "Bytes of the updates sent to members, before encryption.",
 		}),
-		refusals: prometheus.NewCounter(prometheus.CounterOpts{
-			Name: "sealane_hub_updates_refused_total", Help: "Updates that a member refused as a whole.",
-		}),
+		refusals: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "sealane_hub_updates_refused_total", Help: "Updates that a member refused as a whole, by kind.",
+		}, []string{"reason"}),
 		refused: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "sealane_hub_agents_refused_total", Help: "Connections, calls and sessions of agents that were refused, by reason.",
 		}, []string{"reason"}),
@@ -57,10 +69,26 @@ func newMetrics() *metrics {
 		published: prometheus.NewGauge(prometheus.GaugeOpts{
 			Name: "sealane_hub_plan_published_timestamp_seconds", Help: "When the present plan was published to the sessions, Unix time.",
 		}),
+		problems: prometheus.NewGauge(prometheus.GaugeOpts{
+			Name: "sealane_hub_refused_objects", Help: "Topologies, streams, bridges and members that are refused, in whole or in part.",
+		}),
+		statusWrites: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "sealane_hub_status_writes_total", Help: "Statuses written to the API server, by result: ok, conflict, gone, error.",
+		}, []string{"result"}),
+		events: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "sealane_hub_events_total", Help: "Kubernetes events, by result: ok, dropped, error.",
+		}, []string{"result"}),
+		reach: prometheus.NewHistogramVec(prometheus.HistogramOpts{
+			Name:    "sealane_hub_change_seconds",
+			Help:    "Time from an edit, as the hub learned of it, until one connected member got the first update (sent), held all of it (journalled), had applied it (applied).",
+			Buckets: prometheus.ExponentialBuckets(0.001, 2.5, 14),
+		}, []string{"phase"}),
+		fleet: newFleetMetrics(),
 	}
 	for _, reason := range refusalReasons {
 		m.refused.WithLabelValues(reason) // shown from the start
 	}
+	m.sent, m.journalled, m.applied = m.reach.WithLabelValues("sent"), m.reach.WithLabelValues("journalled"), m.reach.WithLabelValues("applied")
 	return m
 }
 
@@ -71,6 +99,54 @@ func (m *metrics) phase(name string, began time.Time) time.Time {
 	return now
 }
 
-func (m *metrics) register(r prometheus.Registerer) {
-	r.MustRegister(m.connected, m.updates, m.bytes, m.refusals, m.refused, m.sessions, m.enrolments, m.leads, m.relayed, m.phases, m.published)
+// updateRefused counts a refusal. What a member says counts only if it is a known kind.
+func (m *metrics) updateRefused(code string) {
+	switch code {
+	case federationv1.RefusedEpoch, federationv1.RefusedInvalid, federationv1.RefusedRemovals, federationv1.RefusedUnsaved:
+	default:
+		code = "Other"
+	}
+	m.refusals.WithLabelValues(code).Inc()
+}
+
+// all are the metrics, but for those that need the fleet.
+func (m *metrics) all() []prometheus.Collector {
+	return []prometheus.Collector{
+		m.connected, m.updates, m.bytes, m.refusals, m.refused, m.sessions, m.enrolments, m.leads, m.relayed, m.phases, m.published,
+		m.problems, m.statusWrites, m.events, m.reach,
+	}
+}
+
+// register registers them, with what f shows at the moment of being asked.
+func (m *metrics) register(r prometheus.Registerer, f *Fleet) {
+	r.MustRegister(m.all()...)
+	r.MustRegister(&fleetCollector{m.fleet, f})
+}
+
+// fleetMetrics are computed from the fleet when they are asked for.
+type fleetMetrics struct {
+	members, behind, unapplied, failed, oldest *prometheus.Desc
+	links, rtt, flows, lag, maxLag             *prometheus.Desc
+}
+
+func newFleetMetrics() *fleetMetrics {
+	desc := func(name, help string, labels ...string) *prometheus.Desc {
+		return prometheus.NewDesc(name, help, labels, nil)
+	}
+	return &fleetMetrics{
+		members:   desc("sealane_hub_planned_members", "Members that the plan has a state for."),
+		behind:    desc("sealane_hub_members_behind", "Connected members that do not hold yet what is planned for them."),
+		unapplied: desc("sealane_hub_members_unapplied", "Connected members that hold parts that are not applied."),
+		failed:    desc("sealane_hub_failed_parts", "Parts that members hold and failed to apply."),
+		oldest:    desc("sealane_hub_oldest_unapplied_change_seconds", "Age of the oldest edit that a member has not applied which was connected at the time; 0: there is none."),
+		links:     desc("sealane_hub_links", "Ends of links, by the state that their member reported.", "state"),
+		rtt:       desc("sealane_hub_link_rtt_seconds", "Round trips of the links as last reported, one for each end."),
+		flows:     desc("sealane_hub_bridge_flows", "Durable flows, by the state that their destination reported.", "state"),
+		lag:       desc("sealane_hub_bridge_lag_messages", "Messages of all durable flows that have not arrived."),
+		maxLag:    desc("sealane_hub_bridge_lag_max_messages", "Messages of the durable flow with the most that have not arrived."),
+	}
+}
+
+func (m *fleetMetrics) all() []*prometheus.Desc {
+	return []*prometheus.Desc{m.members, m.behind, m.unapplied, m.failed, m.oldest, m.links, m.rtt, m.flows, m.lag, m.maxLag}
 }

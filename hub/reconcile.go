@@ -46,8 +46,12 @@ type Reconciler struct {
 	writer *statusWriter
 	keeper *keeper
 	leaver *leaver
-	// metrics are those of the fleet.
+	// metrics and follow are those of the fleet.
 	metrics *metrics
+	follow  *follower
+	// edited is when the first of the events came that the next plan answers, in
+	// Unix nanoseconds; 0: there was none.
+	edited atomic.Int64
 
 	planDirty, statusDirty chan struct{} // one slot each
 	current                atomic.Pointer[round]
@@ -70,7 +74,8 @@ type round struct {
 // starts. It keeps in a file what is in effect, for the next start.
 func NewReconciler(c cluster.Cluster, f *Fleet, file string, log *slog.Logger) *Reconciler {
 	r := newReconciler(c, f, file, log)
-	r.metrics = f.metrics
+	r.metrics, r.follow = f.metrics, f.follow
+	r.writer.wrote = func(result string) { f.metrics.statusWrites.WithLabelValues(result).Inc() }
 	return r
 }
 
@@ -80,6 +85,7 @@ func newReconciler(c cluster.Cluster, f fleet, file string, log *slog.Logger) *R
 		planDirty: make(chan struct{}, 1), statusDirty: make(chan struct{}, 1),
 	}
 	r.leaver = newLeaver(c.GetClient(), c.GetAPIReader(), log)
+	r.follow = newFollower(r.metrics, time.Now)
 	r.writer = newStatusWriter(c.GetClient(), log, func() { nudge(r.statusDirty) })
 	return r
 }
@@ -122,6 +128,10 @@ func (r *Reconciler) plans(ctx context.Context) {
 	inEffect, nowhere := r.keeper.read(ctx)
 	for await(ctx, r.planDirty, nil, 0) {
 		began := time.Now()
+		s := stages{edited: began, began: began}
+		if at := r.edited.Swap(0); at != 0 {
+			s.edited = time.Unix(0, at)
+		}
 		in, err := g.gather(ctx)
 		if err != nil {
 			if ctx.Err() == nil {
@@ -131,7 +141,7 @@ func (r *Reconciler) plans(ctx context.Context) {
 			pause(ctx, time.Second)
 			continue
 		}
-		gathered := r.metrics.phase("gather", began)
+		s.gathered = r.metrics.phase("gather", began)
 		if plan == nil {
 			first := in
 			first.InEffect, first.Nowhere = inEffect, nowhere
@@ -140,10 +150,13 @@ func (r *Reconciler) plans(ctx context.Context) {
 		} else {
 			plan = topology.Recompile(plan, in)
 		}
-		compiled := r.metrics.phase("compile", gathered)
-		r.metrics.published.Set(float64(compiled.UnixNano()) / 1e9)
+		s.compiled = r.metrics.phase("compile", s.gathered)
+		r.metrics.published.Set(float64(s.compiled.UnixNano()) / 1e9)
+		r.metrics.problems.Set(float64(refusedObjects(plan)))
+		r.follow.publishing(s)
 		r.fleet.Publish(plan)
-		r.metrics.phase("publish", compiled)
+		r.follow.published()
+		r.metrics.phase("publish", s.compiled)
 		r.keeper.offer(plan)
 		r.current.Store(&round{plan, in})
 		nudge(r.statusDirty)
@@ -210,14 +223,18 @@ func (r *Reconciler) watch(ctx context.Context) (stop func(), err error) {
 			s()
 		}
 	}
+	replan := func() {
+		r.edited.CompareAndSwap(0, time.Now().UnixNano())
+		nudge(r.planDirty)
+	}
 	handler := cache.ResourceEventHandlerFuncs{
-		AddFunc:    func(any) { nudge(r.planDirty) },
-		DeleteFunc: func(any) { nudge(r.planDirty) },
+		AddFunc:    func(any) { replan() },
+		DeleteFunc: func(any) { replan() },
 		UpdateFunc: func(before, after any) {
 			a, isA := before.(client.Object)
 			b, isB := after.(client.Object)
 			if !isA || !isB || planDiffers(a, b) {
-				nudge(r.planDirty)
+				replan()
 			} else {
 				nudge(r.statusDirty)
 			}

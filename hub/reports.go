@@ -128,7 +128,7 @@ func (s *session) join(r *federationv1.Report, now time.Time, room int) (*federa
 	}
 	p := s.partial
 	s.partialSize += proto.Size(r)
-	p.HeldHash, p.Refusal = r.HeldHash, cmp.Or(r.Refusal, p.Refusal)
+	p.HeldHash, p.Refusal, p.RefusalCode = r.HeldHash, cmp.Or(r.Refusal, p.Refusal), cmp.Or(r.RefusalCode, p.RefusalCode)
 	if r.Facts != nil {
 		p.Facts = r.Facts
 	}
@@ -175,7 +175,7 @@ func (f *Fleet) report(s *session, m *member, r *federationv1.Report) error {
 		return err
 	}
 	if r.Refusal != "" && s.inflight != nil {
-		f.refuse(s, r.Refusal)
+		f.refuse(s, r.RefusalCode, r.Refusal)
 	}
 	if err := cmp.Or(f.restless(s.cluster, m.facts.Facts, r.Facts), f.regrant(s.cluster, m.grants, r.Grants)); err != nil {
 		return err
@@ -194,9 +194,9 @@ func (f *Fleet) report(s *session, m *member, r *federationv1.Report) error {
 	return nil
 }
 
-func (f *Fleet) refuse(s *session, why string) {
+func (f *Fleet) refuse(s *session, code, why string) {
 	s.inflight = nil
-	f.metrics.refusals.Inc()
+	f.metrics.updateRefused(code)
 	f.log.Warn("member refused an update", "cluster", s.cluster, "reason", why)
 	if desired := f.desired(s.cluster); desired != nil {
 		s.refused = desired.Hash

@@ -52,6 +52,9 @@ func (o *Options) run(parts *stack, fleet *Fleet, authority *Authority) error {
 	ctx := parts.ctx
 	where := Addresses{}
 	var err error
+	if err = o.startTracing(ctx, parts, fleet); err != nil {
+		return err
+	}
 	passes := make(chan struct{})
 	if where.Metrics, err = o.startMetrics(parts, fleet, passes); err != nil {
 		return err
@@ -210,7 +213,7 @@ func (o *Options) startMetrics(parts *stack, fleet *Fleet, passes <-chan struct{
 	}
 	registry := prometheus.NewRegistry()
 	registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
-	fleet.metrics.register(registry)
+	fleet.metrics.register(registry, fleet)
 	l, err := net.Listen("tcp", o.MetricsListen)
 	if err != nil {
 		return "", fmt.Errorf("--metrics-listen %s: %w: choose another address, or --metrics-listen \"\" for none", o.MetricsListen, err)

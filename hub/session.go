@@ -161,6 +161,7 @@ func (f *Fleet) close(s *session) {
 		return
 	}
 	f.metrics.connected.Dec()
+	f.follow.lost(s.cluster, "disconnected")
 	m.session = nil
 	f.update(s.cluster, func(n *topology.MemberProgress) { n.Connected = false })
 	f.wakeFar(s.cluster)
@@ -213,11 +214,13 @@ func (f *Fleet) launch(s *session, plan *topology.Plan, base string, step topolo
 		Upserts: step.Upserts, Removals: step.Removals,
 		RemovalMeant: step.Meant, Revision: f.revision.Load(),
 	}
+	s.inflight.Traceparent = f.follow.traceparent(s.cluster)
 	return s.inflight, true
 }
 
 // sent notes that an update went out.
 func (f *Fleet) sent(s *session, u *federationv1.Update) {
+	f.follow.sent(s.cluster)
 	f.metrics.updates.Inc()
 	f.metrics.bytes.Add(float64(proto.Size(u)))
 	f.log.Debug("update sent", "cluster", s.cluster, "upserts", len(u.Upserts), "removals", len(u.Removals), "target", u.TargetHash)
@@ -239,6 +242,7 @@ func apply(held map[string]string, upserts []*federationv1.Part, removals []stri
 // certificate has expired: a live agent has a newer one.
 func (f *Fleet) sweep() {
 	f.unstall()
+	f.follow.sweep()
 	now := f.now()
 	f.mu.RLock()
 	defer f.mu.RUnlock()

@@ -47,6 +47,8 @@ type statusWriter struct {
 	// dirty asks for another pass.
 	dirty func()
 	jobs  chan job
+	// wrote counts what came of a patch: ok, conflict, gone or error.
+	wrote func(result string)
 
 	mu      sync.Mutex
 	start   time.Time // of the first pass
@@ -78,7 +80,7 @@ type job struct {
 
 func newStatusWriter(c client.Client, log *slog.Logger, dirty func()) *statusWriter {
 	return &statusWriter{
-		client: c, log: log, now: time.Now, dirty: dirty,
+		client: c, log: log, now: time.Now, dirty: dirty, wrote: func(string) {},
 		jobs: make(chan job, statusQueue), objects: map[topology.ObjectRef]*writing{},
 	}
 }
@@ -298,6 +300,7 @@ func (w *statusWriter) patch(ctx context.Context, j job) error {
 // done notes how a patch went and asks for a pass, in which the object is looked
 // at again.
 func (w *statusWriter) done(ctx context.Context, j job, err error) {
+	w.wrote(resultOf(err))
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	defer w.dirty()
@@ -323,6 +326,19 @@ func (w *statusWriter) done(ctx context.Context, j job, err error) {
 		o.notBefore = w.now().Add(back)
 		w.log.Warn("status not written, trying again", "kind", j.ref.Kind, "namespace", j.ref.Namespace, "name", j.ref.Name, "after", back, "err", err)
 	}
+}
+
+// resultOf names what came of a request to the API server.
+func resultOf(err error) string {
+	switch {
+	case err == nil:
+		return "ok"
+	case apierrors.IsConflict(err):
+		return "conflict"
+	case apierrors.IsNotFound(err):
+		return "gone"
+	}
+	return "error"
 }
 
 func refOf(kind topology.Kind, o metav1.Object) topology.ObjectRef {

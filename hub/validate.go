@@ -189,7 +189,7 @@ func validReport(r *federationv1.Report) error {
 	if err := validHeld(r.HeldHash); err != nil {
 		return err
 	}
-	r.Refusal = clean(r.Refusal, maxMessage)
+	r.Refusal, r.RefusalCode = clean(r.Refusal, maxMessage), clean(r.RefusalCode, maxName)
 	if err := validStatuses(r.Parts); err != nil {
 		return err
 	}

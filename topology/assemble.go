@@ -207,6 +207,7 @@ type partWriter struct {
 	dirty   *dirty
 	updates []map[string]*PlannedPart
 	plain   map[accountCode]*PlannedPart // accounts without imports are alike everywhere
+	shared  sharing
 }
 
 func (w *partWriter) put(member int32, id string, p *PlannedPart) {
@@ -287,7 +288,11 @@ func (w *partWriter) account(p place, imports []imported) *PlannedPart {
 			return same
 		}
 	}
-	spec := &federationv1.AccountSpec{Name: f.accountNames[p.account], Imports: f.importList(imports)}
+	alike := w.shared.share(f, imports)
+	if same := alike.parts[p.account]; same != nil {
+		return same
+	}
+	spec := &federationv1.AccountSpec{Name: f.accountNames[p.account], Imports: alike.list}
 	if f.application(p.account) {
 		spec.Application, spec.Limits, spec.Namespaces = true, f.limits[p.account], f.spaces[p.account]
 	}
@@ -298,6 +303,7 @@ func (w *partWriter) account(p place, imports []imported) *PlannedPart {
 	if len(imports) == 0 {
 		w.plain[p.account] = part
 	}
+	alike.parts[p.account] = part
 	return part
 }
 

@@ -49,13 +49,59 @@ func reduce(in []imported) []imported {
 			continue
 		}
 		group = slices.Clone(group) // out grows over it
+		wide := wideImports(group)
 		for _, x := range group {
-			if x.renamed || !slices.ContainsFunc(group, x.coveredBy) {
+			if x.renamed || !wide.cover(x) {
 				out = append(out, x)
 			}
 		}
 	}
 	return out
+}
+
+// wide are the imports that may cover others, by what of their subjects stands
+// before the first wildcard: of a subject that one covers, the same tokens do.
+type wide map[string][]imported
+
+func wideImports(group []imported) wide {
+	out := wide{}
+	for _, x := range group {
+		if at := wildcardAt(x.subject); at >= 0 && !x.renamed {
+			out[x.subject[:at]] = append(out[x.subject[:at]], x)
+		}
+	}
+	return out
+}
+
+// cover tells whether one of them covers x.
+func (w wide) cover(x imported) bool {
+	if len(w) == 0 {
+		return false
+	}
+	for at := 0; ; at++ {
+		if slices.ContainsFunc(w[x.subject[:at]], x.coveredBy) {
+			return true
+		}
+		next := strings.IndexByte(x.subject[at:], '.')
+		if next < 0 {
+			return false
+		}
+		at += next
+	}
+}
+
+// wildcardAt is where the first token that is a wildcard begins; -1: none is.
+func wildcardAt(s string) int {
+	for at := 0; ; at++ {
+		token, _, more := strings.Cut(s[at:], ".")
+		if token == "*" || token == ">" {
+			return at
+		}
+		if !more {
+			return -1
+		}
+		at += len(token)
+	}
 }
 
 func (x imported) coveredBy(w imported) bool {

@@ -118,11 +118,11 @@ func (o options) measure(ctx context.Context, s size) (err error) {
 	w := tabwriter.NewWriter(os.Stdout, 0, 0, 2, ' ', 0)
 	r := &report{w: w}
 	b := &bench{size: s, hub: hub, log: func(format string, args ...any) { fmt.Fprintf(os.Stderr, format+"\n", args...) }}
+	b.beats = func() {}
+	defer func() { b.beats() }()
 	if err := b.begin(ctx, r); err != nil {
 		return err
 	}
-	stopBeats := b.beat(ctx)
-	defer func() { stopBeats() }()
 	if err := b.figures(ctx, o, r); err != nil {
 		return err
 	}
@@ -160,6 +160,7 @@ func (b *bench) begin(ctx context.Context, r *report) error {
 			return err
 		}
 	}
+	b.beats = b.beat(ctx)
 	b.log("%d members: first links and states ...", b.size.members)
 	began = time.Now()
 	for _, o := range b.size.objects() {

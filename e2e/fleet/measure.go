@@ -26,7 +26,9 @@ type bench struct {
 	fleet *fleet
 	// want is the hash of what each member shall hold, at rest.
 	want map[string]string
-	log  func(format string, args ...any)
+	// beats ends the heartbeats.
+	beats func()
+	log   func(format string, args ...any)
 }
 
 // changes is what a series of changes of the resources took.

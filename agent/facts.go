@@ -61,6 +61,7 @@ func (f *factFinder) find() *federationv1.Facts {
 		c := m.Capacity()
 		facts.Storage, facts.Memory = c.Storage, c.Memory
 		facts.Replicas, facts.MaxReplicas = int32(c.Servers), int32(c.Max)
+		facts.WantedReplicas, facts.ReplicasReason = int32(c.Wanted), c.Why
 		if len(f.advertised) == 0 {
 			facts.Endpoints = c.Endpoints
 		}

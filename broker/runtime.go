@@ -62,6 +62,8 @@ type LeafConn struct {
 type Capacity struct {
 	// Servers that run, of Wanted; Max is how many there can be.
 	Servers, Wanted, Max int
+	// Why so many are wanted, where the load decides; empty: nothing but the spec says so.
+	Why string
 	// Storage is what is free on the fullest volume, Memory what a server may use, in
 	// bytes; 0: not known.
 	Storage, Memory int64

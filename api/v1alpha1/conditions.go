@@ -18,6 +18,9 @@ const (
 	ConditionLeaving = "Leaving"
 	// ConditionRevoked (MemberCluster only): the member's present key is revoked.
 	ConditionRevoked = "Revoked"
+	// ConditionStorageNearlyFull (MemberCluster only): a server of the broker has
+	// little room left for streams. Everything works yet.
+	ConditionStorageNearlyFull = "StorageNearlyFull"
 )
 
 // Reasons of conditions that hold.
@@ -26,6 +29,10 @@ const (
 	ReasonProgrammed = "Programmed"
 	ReasonReady      = "Ready"
 	ReasonConnected  = "Connected"
+	// ReasonStorageNearlyFull: a broker has little room left for streams.
+	ReasonStorageNearlyFull = "StorageNearlyFull"
+	// ReasonStorageSuffices: it was nearly full, and is not any more.
+	ReasonStorageSuffices = "StorageSuffices"
 )
 
 // Reasons of Accepted=False: the object is refused.

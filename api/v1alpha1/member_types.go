@@ -100,7 +100,8 @@ const (
 // MemberClusterStatus is what was observed of a member.
 type MemberClusterStatus struct {
 	// Conditions are Connected, Accepted, Programmed and Ready; and, of a member
-	// that is deleted or shut out, Leaving and Revoked.
+	// that is deleted or shut out, Leaving and Revoked; and StorageNearlyFull once
+	// the broker's storage was.
 	//
 	// +optional
 	// +listType=map
@@ -201,6 +202,15 @@ type AgentInfo struct {
 	//
 	// +optional
 	Replicas int32 `json:"replicas,omitempty"`
+	// WantedReplicas is how many servers of the broker there shall be by now: with
+	// autoscaling, what the agent decided.
+	//
+	// +optional
+	WantedReplicas int32 `json:"wantedReplicas,omitempty"`
+	// ReplicasReason says why the agent decided for so many.
+	//
+	// +optional
+	ReplicasReason string `json:"replicasReason,omitempty"`
 	// LinkRoles tells that the agent knows the roles of links: an older one opens
 	// links only to brokers of one server.
 	//

@@ -157,3 +157,24 @@ func exceeded(spec *federationv1.Autoscaling, s Sample, n int, part float64) []s
 	}
 	return out
 }
+
+// Short names the targets that were exceeded all through the window for more
+// although current servers are as many as are allowed, sorted.
+func Short(spec *federationv1.Autoscaling, current int, history []Sample) []string {
+	if _, most := bounds(spec); current < most {
+		return nil
+	}
+	history = recent(history)
+	if len(history) == 0 {
+		return nil
+	}
+	var short []string
+	for i, s := range window(history, spec.GetUpSeconds()) {
+		names := exceeded(spec, s, current, 1)
+		if i == 0 {
+			short = names
+		}
+		short = slices.DeleteFunc(short, func(name string) bool { return !slices.Contains(names, name) })
+	}
+	return short
+}

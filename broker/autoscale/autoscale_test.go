@@ -134,3 +134,32 @@ func TestDecideProperties(t *testing.T) {
 		}
 	})
 }
+
+func TestShort(t *testing.T) {
+	spec := &federationv1.Autoscaling{Min: 1, Max: 3, Connections: 100, MessageRate: 1000, UpSeconds: 60, DownSeconds: 300}
+	run := func(samples ...Sample) []Sample {
+		for i := range samples {
+			samples[i].At, samples[i].Servers, samples[i].CPUPercent = time.Unix(int64(i)*30, 0), 3, -1
+		}
+		return samples
+	}
+	for _, tc := range []struct {
+		name    string
+		current int
+		history []Sample
+		want    []string
+	}{
+		{"nothing was seen", 3, nil, nil},
+		{"all the time", 3, run(Sample{Connections: 400}, Sample{Connections: 500}, Sample{Connections: 400, MessageRate: 9000}), []string{"connections"}},
+		{"not long enough", 3, run(Sample{Connections: 400}, Sample{Connections: 500}), nil},
+		{"with a dip", 3, run(Sample{Connections: 400}, Sample{Connections: 20}, Sample{Connections: 400}), nil},
+		{"there can be more", 1, run(Sample{Connections: 400}, Sample{Connections: 500}, Sample{Connections: 400}), nil},
+		{"it was before the window", 3, run(Sample{Connections: 400}, Sample{}, Sample{}, Sample{}), nil},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			if got := Short(spec, tc.current, tc.history); len(got)+len(tc.want) > 0 && !cmp.Equal(got, tc.want) {
+				t.Errorf("got %v, want %v", got, tc.want)
+			}
+		})
+	}
+}

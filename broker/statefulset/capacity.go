@@ -23,7 +23,7 @@ var _ broker.Measurer = (*Runtime)(nil)
 // Capacity implements broker.Measurer from what the servers said last.
 func (r *Runtime) Capacity() broker.Capacity {
 	r.mu.RLock()
-	c := broker.Capacity{Wanted: r.want, Max: MaxServers, Status: r.status}
+	c := broker.Capacity{Wanted: r.want.Servers, Why: r.whyWanted(), Max: MaxServers, Status: r.status}
 	r.mu.RUnlock()
 	var full []string
 	for _, p := range r.pods() {

@@ -16,6 +16,7 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	brokerv1 "github.com/sealane/sealane/api/broker/v1"
+	federationv1 "github.com/sealane/sealane/api/federation/v1"
 	"github.com/sealane/sealane/broker"
 	"github.com/sealane/sealane/broker/embedded"
 )
@@ -66,9 +67,13 @@ type Runtime struct {
 	mu       sync.RWMutex
 	state    *brokerv1.State
 	names    map[string]string // of accounts that are not removed, by key
-	want     int
+	want     chosen
 	controls []*control
 	status   string
+	// auto says how the number of servers follows the load, nil: it does not; short are
+	// the targets that the most servers that it allows do not hold.
+	auto  *federationv1.Autoscaling
+	short []string
 }
 
 var _ broker.Runtime = (*Runtime)(nil)
@@ -136,7 +141,6 @@ func (r *Runtime) Configure(ctx context.Context, c broker.Config) (restarted boo
 	}
 	before := r.config
 	r.config = &c
-	r.setWant(max(1, int(c.Spec.GetReplicas())))
 	if r.count == 0 {
 		servers, err := r.opts.Place.Servers(ctx)
 		switch {
@@ -151,6 +155,7 @@ func (r *Runtime) Configure(ctx context.Context, c broker.Config) (restarted boo
 			return false, fmt.Errorf("configure broker: %w", err)
 		}
 	}
+	r.aim(c.Spec)
 	_, errs, err := r.compose(nil)
 	for name, e := range errs {
 		r.log.Warn("account cannot be made", "account", name, "error", e)
@@ -221,12 +226,6 @@ func (r *Runtime) checkFits(c broker.Config) error {
 		}
 	}
 	return nil
-}
-
-func (r *Runtime) setWant(n int) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	r.want = n
 }
 
 func (r *Runtime) wake() {

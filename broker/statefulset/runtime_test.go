@@ -25,6 +25,8 @@ import (
 	"github.com/sealane/sealane/broker/embedded"
 )
 
+func quiet() *slog.Logger { return slog.New(slog.DiscardHandler) }
+
 const testDomain = "test.local"
 
 // world is one member whose servers run on this machine.

@@ -33,6 +33,7 @@ type steward struct {
 	toldAt          time.Time
 	well            time.Time
 	said            string
+	scaler          scaler
 }
 
 func (s *steward) run(ctx context.Context) {
@@ -83,9 +84,6 @@ func (s *steward) say(a action, err error) {
 func (s *steward) turnOnce(ctx context.Context) (action, error) {
 	state := s.current()
 	v := view{generation: state.Generation}
-	s.mu.RLock()
-	v.want = s.want
-	s.mu.RUnlock()
 	// Servers are told what to be also while their place does not answer.
 	seen := s.observeAll(ctx, true)
 	if err := s.catchUp(ctx, seen, state); err != nil {
@@ -106,6 +104,10 @@ func (s *steward) turnOnce(ctx context.Context) (action, error) {
 		v.servers = append(v.servers, sv)
 	}
 	s.noteDone(v, state)
+	s.follow(v.servers, time.Now())
+	s.mu.RLock()
+	v.want = s.want.Servers
+	s.mu.RUnlock()
 	a := decide(v)
 	if a.disturbs() {
 		// What has just become well may not be yet.

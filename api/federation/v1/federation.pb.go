@@ -837,9 +837,13 @@ type Facts struct {
 	// broker has one whatever is said.
 	MaxReplicas int32 `protobuf:"varint,6,opt,name=max_replicas,json=maxReplicas,proto3" json:"max_replicas,omitempty"`
 	// The agent heeds LinkSpec.spoke.
-	LinkRoles     bool `protobuf:"varint,7,opt,name=link_roles,json=linkRoles,proto3" json:"link_roles,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	LinkRoles bool `protobuf:"varint,7,opt,name=link_roles,json=linkRoles,proto3" json:"link_roles,omitempty"`
+	// Servers that the broker shall have by now, and why so many where the number
+	// follows the load; 0: not said.
+	WantedReplicas int32  `protobuf:"varint,8,opt,name=wanted_replicas,json=wantedReplicas,proto3" json:"wanted_replicas,omitempty"`
+	ReplicasReason string `protobuf:"bytes,9,opt,name=replicas_reason,json=replicasReason,proto3" json:"replicas_reason,omitempty"`
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
 }
 
 func (x *Facts) Reset() {
@@ -919,6 +923,20 @@ func (x *Facts) GetLinkRoles() bool {
 		return x.LinkRoles
 	}
 	return false
+}
+
+func (x *Facts) GetWantedReplicas() int32 {
+	if x != nil {
+		return x.WantedReplicas
+	}
+	return 0
+}
+
+func (x *Facts) GetReplicasReason() string {
+	if x != nil {
+		return x.ReplicasReason
+	}
+	return ""
 }
 
 // Welcome answers Hello.
@@ -2893,7 +2911,7 @@ const file_federation_v1_federation_proto_rawDesc = "" +
 	"\tAgentInfo\x12\x18\n" +
 	"\aversion\x18\x01 \x01(\tR\aversion\x12%\n" +
 	"\x0ebroker_version\x18\x02 \x01(\tR\rbrokerVersion\x12\x18\n" +
-	"\aruntime\x18\x03 \x01(\tR\aruntime\"\xd0\x01\n" +
+	"\aruntime\x18\x03 \x01(\tR\aruntime\"\xa2\x02\n" +
 	"\x05Facts\x12\x19\n" +
 	"\blink_key\x18\x01 \x01(\tR\alinkKey\x12\x1c\n" +
 	"\tendpoints\x18\x02 \x03(\tR\tendpoints\x12\x18\n" +
@@ -2902,7 +2920,9 @@ const file_federation_v1_federation_proto_rawDesc = "" +
 	"\breplicas\x18\x05 \x01(\x05R\breplicas\x12!\n" +
 	"\fmax_replicas\x18\x06 \x01(\x05R\vmaxReplicas\x12\x1d\n" +
 	"\n" +
-	"link_roles\x18\a \x01(\bR\tlinkRoles\"s\n" +
+	"link_roles\x18\a \x01(\bR\tlinkRoles\x12'\n" +
+	"\x0fwanted_replicas\x18\b \x01(\x05R\x0ewantedReplicas\x12'\n" +
+	"\x0freplicas_reason\x18\t \x01(\tR\x0ereplicasReason\"s\n" +
 	"\aWelcome\x12\x14\n" +
 	"\x05epoch\x18\x01 \x01(\x04R\x05epoch\x12+\n" +
 	"\x11heartbeat_seconds\x18\x02 \x01(\rR\x10heartbeatSeconds\x12%\n" +

@@ -2,7 +2,6 @@ package topology
 
 import (
 	"cmp"
-	"fmt"
 	"maps"
 	"slices"
 	"strings"
@@ -22,7 +21,6 @@ type assembled struct {
 	states    []*MemberState
 	links     []Link
 	footprint *Footprint
-	oversized []place
 }
 
 // dirty is what of the members of a fabric has to be made anew.
@@ -81,10 +79,9 @@ func assembleFabric(f *fabric, m *memo, prev *assembled) *assembled {
 			a.placed = append(a.placed, p)
 		}
 	}
-	var scratch []imported
 	for _, b := range m.bridges.accepted {
 		if b.fabric == f {
-			a.lowered = append(a.lowered, b.lower(&scratch))
+			a.lowered = append(a.lowered, b.lowered)
 			a.owners = append(a.owners, b)
 		}
 	}
@@ -226,7 +223,6 @@ func (w *partWriter) write() {
 	for p, imports := range w.gather() {
 		w.put(p.member, w.fabric.accountIDs[p.account], w.account(p, imports))
 	}
-	slices.SortFunc(w.oversized, comparePlaces)
 	w.writeStreams()
 	w.writeOutlets()
 	for m := range w.dirty.links {
@@ -295,9 +291,6 @@ func (w *partWriter) account(p place, imports []imported) *PlannedPart {
 	spec := &federationv1.AccountSpec{Name: f.accountNames[p.account], Imports: alike.list}
 	if f.application(p.account) {
 		spec.Application, spec.Limits, spec.Namespaces = true, f.limits[p.account], f.spaces[p.account]
-	}
-	if claimSize(spec) > maxClaims {
-		w.oversized = append(w.oversized, p)
 	}
 	part := sealed(f.accountIDs[p.account], &federationv1.Part{Spec: &federationv1.Part_Account{Account: spec}})
 	if len(imports) == 0 {
@@ -440,45 +433,9 @@ func comparePartRefs(a, b PartRef) int {
 	return cmp.Or(strings.Compare(a.Cluster, b.Cluster), strings.Compare(a.ID, b.ID))
 }
 
-// maxClaims is the most that the claims of an account may take: NATS passes them
-// around as one message.
-const maxClaims = 900_000
-
-// claimSize estimates the JWT of an account, from above: an import is written
-// with the key of the other account, and all of it in base64.
-func claimSize(a *federationv1.AccountSpec) int {
-	n := 2000
-	for _, i := range a.Imports {
-		n += 150 + len(i.Subject) + len(i.To)
-	}
-	return n * 4 / 3
-}
-
-// excess names the bridges that make accounts too large: of each account the one
-// with which, counted from the oldest, the limit is exceeded.
-func (a *assembled) excess(into map[*v1alpha1.Bridge]string) {
-	for _, p := range a.oversized {
-		n := 2000
-		for i, l := range a.lowered {
-			for _, x := range l.into(p) {
-				n += 150 + len(x.subject) + len(x.to)
-			}
-			if n*4/3 > maxClaims || i == len(a.lowered)-1 {
-				b := a.owners[i].object
-				if into[b] == "" {
-					into[b] = fmt.Sprintf("with it account %s of %s has more imports than fit the %d bytes of its claims: name fewer members or subjects, or use wildcards",
-						a.fabric.accountNames[p.account], a.fabric.names[p.member], maxClaims)
-				}
-				break
-			}
-		}
-	}
-}
-
 // assemble makes the plan of all fabrics.
-func assemble(m *memo, past history) (*Plan, map[*v1alpha1.Bridge]string) {
+func assemble(m *memo, past history) *Plan {
 	p := &Plan{memo: m, Members: make(map[string]*MemberState, len(m.members)), Objects: make(map[ObjectRef]*Footprint, len(m.effective)), Frozen: map[string]string{}}
-	banned := map[*v1alpha1.Bridge]string{}
 	for _, o := range m.members {
 		p.Members[o.Name] = &MemberState{Cluster: o.Name, Hash: federationv1.EmptyHash}
 	}
@@ -489,16 +446,12 @@ func assemble(m *memo, past history) (*Plan, map[*v1alpha1.Bridge]string) {
 			prev = past.prev.fabrics[f]
 		}
 		a := assembleFabric(f, m, prev)
-		a.excess(banned)
 		m.fabrics[f] = a
 		for _, s := range a.states {
 			p.Members[s.Cluster] = s
 		}
 		p.Links = append(p.Links, a.links...)
 		p.Objects[f.ref] = a.footprint
-	}
-	if len(banned) > 0 {
-		return nil, banned
 	}
 	for _, frozen := range []map[string]string{m.bridges.frozen, m.streams.frozen, m.world.frozen} {
 		maps.Copy(p.Frozen, frozen)
@@ -515,5 +468,5 @@ func assemble(m *memo, past history) (*Plan, map[*v1alpha1.Bridge]string) {
 	slices.SortFunc(p.Links, func(a, b Link) int {
 		return cmp.Or(strings.Compare(a.Topology, b.Topology), strings.Compare(a.Dialer, b.Dialer), strings.Compare(a.Acceptor, b.Acceptor))
 	})
-	return p, nil
+	return p
 }

@@ -125,3 +125,42 @@ func benchmarkRecompile(b *testing.B, parents int32) {
 
 func BenchmarkRecompileOneBridge(b *testing.B)         { benchmarkRecompile(b, 1) }
 func BenchmarkRecompileOneBridgeFailover(b *testing.B) { benchmarkRecompile(b, 2) }
+
+// overLimit adds bridges from all edge sites to one region. Three of them fit its
+// account.
+func overLimit(in Input, bridges int) Input {
+	in.Bridges = append([]*v1alpha1.Bridge(nil), in.Bridges...)
+	for i := range bridges {
+		b := &v1alpha1.Bridge{ObjectMeta: metav1.ObjectMeta{Namespace: "apps", Name: fmt.Sprintf("wide-%02d", i), UID: types.UID(fmt.Sprint("wide-", i)), Generation: 1}}
+		b.Spec.Account, b.Spec.Type, b.Spec.Subjects = "orders", v1alpha1.BridgeEvents, []string{fmt.Sprintf("wide%d.>", i)}
+		b.Spec.From = v1alpha1.Placement{Group: "edges"}
+		b.Spec.To = v1alpha1.Placement{Clusters: []string{"region-0"}}
+		in.Bridges = append(in.Bridges, b)
+	}
+	return in
+}
+
+// BenchmarkCompileOverLimit plans twenty bridges of which most are refused because
+// they make an account too large, and for comparison those of them that are not.
+func BenchmarkCompileOverLimit(b *testing.B) {
+	for _, n := range []int{3, 20} {
+		in := overLimit(benchInput(0, 1), n)
+		p := Compile(in)
+		b.Run(fmt.Sprintf("Bridges%dRefused%d/Compile", n, len(p.Problems)), func(b *testing.B) {
+			b.ReportAllocs()
+			for b.Loop() {
+				Compile(in)
+			}
+		})
+		b.Run(fmt.Sprintf("Bridges%dRefused%d/Recompile", n, len(p.Problems)), func(b *testing.B) {
+			b.ReportAllocs()
+			for i := 0; b.Loop(); i++ {
+				// A status was written: the cache has another copy of an object.
+				next := in
+				next.Bridges = append([]*v1alpha1.Bridge(nil), in.Bridges...)
+				next.Bridges[n-1-i%n] = in.Bridges[n-1-i%n].DeepCopy()
+				p = Recompile(p, next)
+			}
+		})
+	}
+}

@@ -1,6 +1,7 @@
 package topology
 
 import (
+	"maps"
 	"slices"
 
 	federationv1 "github.com/sealane/sealane/api/federation/v1"
@@ -18,6 +19,7 @@ type bridgeStage struct {
 	// holders are the members that may hold something of a bridge that is refused.
 	holders map[ObjectRef][]string
 	flows   []flowMemo
+	crowds  []crowd
 }
 
 // bridgeStep is one pass over the bridges, the oldest first.
@@ -44,17 +46,19 @@ type liveKey struct {
 	first string
 }
 
-func newBridgeStage(s *streamStage, given []*v1alpha1.Bridge, past history, banned map[*v1alpha1.Bridge]string) *bridgeStage {
+func newBridgeStage(s *streamStage, given []*v1alpha1.Bridge, past history) *bridgeStage {
 	var old *bridgeStage
 	if past.prev != nil && past.prev.world == s.world {
 		old = past.prev.bridges
 	}
 	suspects := map[scope]bool{}
+	banned := map[*v1alpha1.Bridge]string{}
 	checked := map[ObjectRef][]*bridge{}
 	var flows []flowMemo
+	var crowds []crowd
 	for {
 		p := &bridgeStep{
-			bridgeStage: &bridgeStage{streams: s, given: given, checked: checked, frozen: map[string]string{}, holders: map[ObjectRef][]string{}, flows: flows},
+			bridgeStage: &bridgeStage{streams: s, given: given, checked: checked, frozen: map[string]string{}, holders: map[ObjectRef][]string{}, flows: flows, crowds: crowds},
 			past:        past, old: old, suspects: suspects, banned: banned,
 			live: map[liveKey][]*bridge{}, durable: map[scope][]*bridge{}, use: s.use.clone(), owned: map[streamKey][]*bridge{},
 		}
@@ -67,10 +71,17 @@ func newBridgeStage(s *streamStage, given []*v1alpha1.Bridge, past history, bann
 				suspects[sc], more = true, true
 			}
 		}
-		if !more {
+		flows = p.flows
+		if more {
+			continue
+		}
+		// Nor are accounts too large, most often.
+		excess := p.excess()
+		if len(excess) == 0 {
 			return p.bridgeStage
 		}
-		flows = p.flows
+		maps.Copy(banned, excess)
+		crowds = p.crowds
 	}
 }
 
@@ -151,7 +162,7 @@ func (p *bridgeStep) try(ref ObjectRef, o *v1alpha1.Bridge, lenient bool) (*brid
 	if rep.refused {
 		return nil, rep
 	}
-	if msg := p.banned[o]; msg != "" {
+	if msg := p.banned[b.object]; msg != "" {
 		rep.refuse("spec", v1alpha1.ReasonLimitExceeded, "%s", msg)
 		return nil, rep
 	}

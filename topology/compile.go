@@ -1,7 +1,6 @@
 package topology
 
 import (
-	"maps"
 	"slices"
 	"strings"
 
@@ -46,18 +45,12 @@ func Recompile(prev *Plan, in Input) *Plan {
 	} else {
 		m.streams = newStreamStage(m.world, streams, past)
 	}
-	banned := map[*v1alpha1.Bridge]string{}
-	for {
-		m.bridges = newBridgeStage(m.streams, bridges, past, banned)
-		p, more := assemble(m, past)
-		if p != nil {
-			m.remember(past)
-			p.withhold(prev)
-			p.stand(prev, in.Members)
-			return p
-		}
-		maps.Copy(banned, more)
-	}
+	m.bridges = newBridgeStage(m.streams, bridges, past)
+	p := assemble(m, past)
+	m.remember(past)
+	p.withhold(prev)
+	p.stand(prev, in.Members)
+	return p
 }
 
 // memo is what a plan keeps for the next compilation.

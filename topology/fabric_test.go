@@ -7,6 +7,7 @@ import (
 	"testing"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
 	"pgregory.net/rapid"
 
 	"github.com/sealane/sealane/api/v1alpha1"
@@ -270,6 +271,7 @@ func TestLimits(t *testing.T) {
 		long := strings.Repeat("x", 100)
 		for i := range 30 {
 			in.Bridges = append(in.Bridges, events(fmt.Sprintf("b%02d", i), all, one, fmt.Sprintf("%s.%d.>", long, i)))
+			in.Bridges[i].UID, in.Bridges[i].Generation = types.UID(fmt.Sprint(i)), 1
 		}
 		p := Compile(in)
 		n := len(p.Problems)
@@ -288,6 +290,25 @@ func TestLimits(t *testing.T) {
 		}
 		if again := Recompile(p, in); len(again.Problems) != n {
 			t.Errorf("%d problems, then %d", n, len(again.Problems))
+		}
+		copied := in // as after a change of their status
+		copied.Bridges = nil
+		for _, b := range in.Bridges {
+			copied.Bridges = append(copied.Bridges, b.DeepCopy())
+		}
+		if again := Recompile(p, copied); !slices.Equal(again.Problems, p.Problems) || again.Members["m000"] != p.Members["m000"] {
+			t.Errorf("%d problems, then with other copies of the bridges %d", n, len(again.Problems))
+		}
+		// What others cover takes no room, nor what is refused.
+		wide := in
+		wide.Bridges = append([]*v1alpha1.Bridge{events("a", all, one, long+".>"), events("z", one, all, "small")}, in.Bridges...)
+		for _, x := range Compile(wide).Problems {
+			t.Errorf("%+v, although one wildcard covers all", x)
+		}
+		narrow := in
+		narrow.Bridges = append([]*v1alpha1.Bridge{events("z", v1alpha1.Placement{Clusters: []string{"m001"}}, one, "small")}, in.Bridges...)
+		if got := Compile(narrow).Problems; !slices.Equal(got, p.Problems) {
+			t.Errorf("with a younger bridge that fits: %+v", got)
 		}
 	})
 	t.Run("routes", func(t *testing.T) {

@@ -15,6 +15,7 @@ type lowered struct {
 	// imports by place, perhaps with some twice; at tells where each place begins.
 	imports []imported
 	at      []run
+	largest int // size of a run
 	// outlets at the origins.
 	outlets []memberPart
 	// sources of streams at the destinations, and partitions at the origins.
@@ -37,6 +38,7 @@ func comparePlaces(a, b place) int {
 type run struct {
 	place
 	from, to int32
+	size     int // that it takes of the claims of the place
 }
 
 // imported is one import into a place.
@@ -247,18 +249,19 @@ func (l *lowering) finish() *lowered {
 	for i, k := range keys {
 		out.imports[i] = l.out[k&(1<<width-1)]
 		if p := out.imports[i].place; i == 0 || p != out.at[len(out.at)-1].place {
-			out.at = append(out.at, run{p, int32(i), int32(i)})
+			out.at = append(out.at, run{p, int32(i), int32(i), 0})
 		}
 		out.at[len(out.at)-1].to = int32(i + 1)
 	}
+	out.sizes()
 	return out
 }
 
 // into are the imports of one place.
 func (l *lowered) into(p place) []imported {
-	i, ok := slices.BinarySearchFunc(l.at, p, func(r run, p place) int { return comparePlaces(r.place, p) })
-	if !ok {
+	r := l.runAt(p)
+	if r == nil {
 		return nil
 	}
-	return l.imports[l.at[i].from:l.at[i].to]
+	return l.imports[r.from:r.to]
 }

@@ -10,8 +10,7 @@ import (
 // importList is the smallest list of imports that does what those given do; it
 // reorders in.
 func (f *fabric) importList(in []imported) []*federationv1.Import {
-	slices.SortFunc(in, compareImports)
-	in = reduce(slices.CompactFunc(in, func(a, b imported) bool { return compareImports(a, b) == 0 }))
+	in = reduced(in)
 	if len(in) == 0 {
 		return nil
 	}
@@ -27,6 +26,12 @@ func (f *fabric) importList(in []imported) []*federationv1.Import {
 		out[i] = o
 	}
 	return out
+}
+
+// reduced are the imports that do what those given do; it reorders in.
+func reduced(in []imported) []imported {
+	slices.SortFunc(in, compareImports)
+	return reduce(slices.CompactFunc(in, func(a, b imported) bool { return compareImports(a, b) == 0 }))
 }
 
 // reduce leaves out the imports that another one of the list covers: two that

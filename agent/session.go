@@ -58,6 +58,7 @@ type hubClient struct {
 func (c *hubClient) run(ctx context.Context) {
 	retry := backoff{base: backoffBase, limit: backoffLimit}
 	quiet := quietly{every: retryQuiet}
+	said := codes.OK // with which the hub refused last
 	for ctx.Err() == nil {
 		start := time.Now()
 		err := c.session(ctx)
@@ -69,7 +70,10 @@ func (c *hubClient) run(ctx context.Context) {
 			quiet.reset()
 		}
 		wait := retry.next()
-		if quiet.speak(time.Now()) {
+		refused := refusedWith(err)
+		news := refused != codes.OK && refused != said
+		said = refused
+		if quiet.speak(time.Now()) || news {
 			c.log.Warn("no session with the hub; this member goes on with what it holds", "hub", c.hub, "error", err, "wait", wait.Round(time.Millisecond))
 		} else {
 			c.log.Debug("no session with the hub", "error", err, "wait", wait)
@@ -315,14 +319,35 @@ func explainSession(err error) error {
 	}
 	switch st.Code() {
 	case codes.Unauthenticated, codes.PermissionDenied:
-		return fmt.Errorf("the hub refuses this member: %s (if it was removed on purpose, stop this agent; to join again remove its data folder's identity and use a new join token)", st.Message())
+		return refusal(st.Code(), "the hub refuses this member: %s (if it was removed on purpose, stop this agent; to join again remove its data folder's identity and use a new join token)", st.Message())
 	case codes.FailedPrecondition:
-		return fmt.Errorf("the hub refuses the session: %s", st.Message())
+		return refusal(st.Code(), "the hub refuses the session: %s", st.Message())
 	case codes.OK:
 		return io.EOF
 	default:
 		return fmt.Errorf("%s: %s", st.Code(), st.Message())
 	}
+}
+
+// refusedError is the hub's refusal of a session.
+type refusedError struct {
+	code codes.Code
+	text string
+}
+
+func (e *refusedError) Error() string { return e.text }
+
+func refusal(code codes.Code, format string, args ...any) error {
+	return &refusedError{code, fmt.Sprintf(format, args...)}
+}
+
+// refusedWith is the code of a refusal, else OK.
+func refusedWith(err error) codes.Code {
+	var r *refusedError
+	if errors.As(err, &r) {
+		return r.code
+	}
+	return codes.OK
 }
 
 // quietly lets a repeated message through at most so often.

@@ -24,6 +24,7 @@ import (
 type Fleet struct {
 	epoch     uint64
 	revision  atomic.Uint64 // how far the resources have come
+	base      atomic.Uint64 // how far they had when this hub began to lead
 	log       *slog.Logger
 	metrics   *metrics
 	follow    *follower
@@ -39,7 +40,8 @@ type Fleet struct {
 	progress topology.Progress
 	members  map[string]*member
 	waiters  waiters
-	closed   error // set once by close: no session is admitted any more
+	issued   map[string]uint64 // by member, the highest revision of an update
+	closed   error             // set once by close: no session is admitted any more
 }
 
 // member is what the fleet knows of a member beside its progress. It exists
@@ -94,6 +96,7 @@ func NewFleet(epoch uint64, log *slog.Logger) *Fleet {
 		progress:  topology.Progress{},
 		members:   map[string]*member{},
 		waiters:   waiters{},
+		issued:    map[string]uint64{},
 	}
 }
 

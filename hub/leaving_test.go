@@ -2,6 +2,7 @@ package hub
 
 import (
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -200,12 +201,10 @@ func TestOutdatedHub(t *testing.T) {
 	name := unique("ahead")
 	cert := h.join(t, name)
 	h.fleet.Publish(plan(state(name)))
-	var list v1alpha1.MemberClusterList
-	if err := h.client.List(t.Context(), &list, client.Limit(1)); err != nil {
+	if err := h.fleet.leadFrom(t.Context(), h.cluster.GetAPIReader()); err != nil {
 		t.Fatal(err)
 	}
-	h.fleet.seen(list.ResourceVersion)
-	now := h.fleet.revision.Load()
+	now := h.fleet.base.Load()
 	if now == 0 {
 		t.Fatal("no revision")
 	}
@@ -214,7 +213,7 @@ func TestOutdatedHub(t *testing.T) {
 		hi.Epoch, hi.Revision = epoch, revision
 		return h.sync(t, cert, hi)
 	}
-	say(1, now+1_000_000).ended(codes.FailedPrecondition, "restored from a backup")
+	say(1, now+1).ended(codes.FailedPrecondition, "restored from a backup")
 	if p := h.progress(name); p == nil || !strings.Contains(p.Outdated, "raise its epoch above 1") || p.Connected {
 		t.Errorf("progress %+v", p)
 	}
@@ -226,10 +225,21 @@ func TestOutdatedHub(t *testing.T) {
 	}
 	s.leave()
 
-	// The watch of a replica may be behind: that is no lost data.
-	h.fleet.revision.Store(1)
+	// What this hub has sent itself is no news, and what it has come to since does
+	// not make up for what it has lost.
+	h.fleet.seen(strconv.FormatUint(now+10, 10))
+	h.fleet.Publish(plan(state(name, account("x"))))
 	s = say(1, now)
 	s.welcome()
+	revision := s.update().Revision
+	if revision != now+10 {
+		t.Errorf("an update of revision %d, want %d", revision, now+10)
+	}
 	s.leave()
+	s = say(1, revision)
+	s.welcome()
+	s.leave()
+	h.fleet.seen(strconv.FormatUint(now+20, 10))
+	say(1, now+15).ended(codes.FailedPrecondition, "restored from a backup")
 	say(0, now+1_000_000).welcome() // what it has seen was of an older epoch
 }

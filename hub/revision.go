@@ -58,24 +58,27 @@ func watchRevision(ctx context.Context, c ctrlcache.Cache, f *Fleet) error {
 	return nil
 }
 
-// current refuses an agent that has seen what this hub has not. The watch may be
-// behind, so that only a live read counts against the hub.
-func (s *server) current(ctx context.Context, cluster string, h *federationv1.Hello) error {
-	if h.GetEpoch() == s.fleet.epoch && h.GetRevision() > s.fleet.revision.Load() {
-		var list v1alpha1.MemberClusterList
-		if err := s.identities.live.List(ctx, &list, client.Limit(1)); err != nil {
-			return unavailable(err)
-		}
-		s.fleet.seen(list.ResourceVersion)
+// leadFrom notes how far the resources are when this hub begins to lead: whoever
+// led before it cannot have told a member more.
+func (f *Fleet) leadFrom(ctx context.Context, live client.Reader) error {
+	var list v1alpha1.MemberClusterList
+	if err := live.List(ctx, &list, client.Limit(1)); err != nil {
+		return fmt.Errorf("read how far the resources are: %w", err)
 	}
-	return s.fleet.outdated(cluster, h)
+	f.seen(list.ResourceVersion)
+	f.base.Store(f.revision.Load())
+	return nil
 }
 
 // outdated is why the hub must not rule an agent: the agent has seen newer state
-// than the hub has. It shows in the status of the member.
+// than the hub has, which is neither from before it began to lead, nor its own. It
+// shows in the status of the member.
 func (f *Fleet) outdated(cluster string, h *federationv1.Hello) error {
 	var seen, have string
-	switch now := f.revision.Load(); {
+	f.mu.RLock()
+	now := max(f.base.Load(), f.issued[cluster])
+	f.mu.RUnlock()
+	switch {
 	case h.GetEpoch() > f.epoch:
 		seen, have = fmt.Sprintf("epoch %d", h.Epoch), fmt.Sprintf("epoch %d", f.epoch)
 	case h.GetEpoch() == f.epoch && h.GetRevision() > now:

@@ -90,6 +90,9 @@ func (o *Options) run(parts *stack, fleet *Fleet, authority *Authority) error {
 	if !o.awaitLead(ctx, lease, passes, where) {
 		return nil
 	}
+	if err := fleet.leadFrom(ctx, c.GetAPIReader()); err != nil {
+		return err
+	}
 	fleet.metrics.leads.Set(1)
 	parts.start("announcer", func(ctx context.Context) error { return tokens.run(ctx, c.GetCache()) })
 	reconciler := NewReconciler(c, fleet, filepath.Join(o.DataDir, "in-effect"), o.Log)

@@ -201,10 +201,6 @@ func (s *server) Sync(stream syncStream) error {
 	if err != nil {
 		return err
 	}
-	if err := s.current(ctx, id.cluster, hello); err != nil {
-		s.log.Warn("session refused", "cluster", id.cluster, "err", err)
-		return err
-	}
 	session, welcome, err := s.fleet.open(id, hello)
 	if err != nil {
 		s.log.Warn("session refused", "cluster", id.cluster, "err", err)

@@ -209,10 +209,12 @@ func (f *Fleet) launch(s *session, plan *topology.Plan, base string, step topolo
 		return nil, false
 	}
 	s.launched = f.now()
+	revision := f.revision.Load()
+	f.issued[s.cluster] = max(f.issued[s.cluster], revision)
 	s.inflight = &federationv1.Update{
 		Epoch: f.epoch, BaseHash: base, TargetHash: step.Target,
 		Upserts: step.Upserts, Removals: step.Removals,
-		RemovalMeant: step.Meant, Revision: f.revision.Load(),
+		RemovalMeant: step.Meant, Revision: revision,
 	}
 	s.inflight.Traceparent = f.follow.traceparent(s.cluster)
 	return s.inflight, true

@@ -16,6 +16,7 @@ import (
 
 	federationv1 "github.com/sealane/sealane/api/federation/v1"
 	"github.com/sealane/sealane/broker"
+	"github.com/sealane/sealane/telemetry"
 )
 
 // Options say how to run an agent.
@@ -44,6 +45,8 @@ type Options struct {
 	Kubernetes *KubernetesOptions
 	// HealthListen is where health checks are answered; empty: nowhere.
 	HealthListen string
+	// MetricsListen is where metrics are served; empty: nowhere.
+	MetricsListen string
 	// Version of the agent.
 	Version string
 	Log     *slog.Logger
@@ -123,7 +126,7 @@ func (o *Options) check() error {
 	for _, a := range []struct {
 		flag, addr string
 		needed     bool
-	}{{"--hub", o.Hub, false}, {"--client-listen", o.ClientListen, true}, {"--link-listen", o.LinkListen, false}} {
+	}{{"--hub", o.Hub, false}, {"--client-listen", o.ClientListen, true}, {"--link-listen", o.LinkListen, false}, {"--metrics-listen", o.MetricsListen, false}} {
 		if a.addr == "" && !a.needed {
 			continue
 		}
@@ -246,10 +249,21 @@ func (o *Options) run(ctx context.Context, dir identityDir, id *identity) (err e
 	m.ident.Store(id)
 	m.prober = newProber(rt, m.name, holder, m.pic, log)
 	m.links = newLinks(m, linkKey)
-	return m.run(ctx, dir, &hubClient{
-		hub:  o.Hub,
+	tracer, err := telemetry.NewTracer(ctx, "sealane-agent", o.Version, m.name, log)
+	if err != nil {
+		return err
+	}
+	defer tracer.Close()
+	hub := &hubClient{
+		hub: o.Hub, metrics: newMetrics(), tracer: tracer,
 		info: &federationv1.AgentInfo{Version: o.Version, BrokerVersion: rt.Version(), Runtime: o.runtimeName()},
-	})
+	}
+	served, err := serveMetrics(o.MetricsListen, &memberCollector{hub.metrics, m, func() bool { return hub.conn.Load() != nil }}, log)
+	if err != nil {
+		return err
+	}
+	defer served.close()
+	return m.run(ctx, dir, hub)
 }
 
 // run runs the loops of a member until ctx ends or one of them cannot go on.

@@ -18,6 +18,7 @@ import (
 	"google.golang.org/grpc/status"
 
 	federationv1 "github.com/sealane/sealane/api/federation/v1"
+	"github.com/sealane/sealane/telemetry"
 )
 
 const (
@@ -50,6 +51,8 @@ type hubClient struct {
 	// updated is woken when the held state is another.
 	updated func()
 	log     *slog.Logger
+	metrics *metrics
+	tracer  *telemetry.Tracer // nil: nothing is traced
 	// conn is the open connection, nil without a session; renewals use it too.
 	conn atomic.Pointer[grpc.ClientConn]
 }
@@ -133,12 +136,16 @@ func (c *hubClient) session(ctx context.Context) error {
 	recv := s.receive(ctx)
 	welcome, err := s.welcome(ctx, recv)
 	if err != nil {
+		c.metrics.sessions.WithLabelValues("failed").Inc()
 		return err
 	}
 	c.conn.Store(conn)
 	defer c.conn.Store(nil)
+	c.metrics.sessions.WithLabelValues("open").Inc()
 	c.log.Info("session with the hub", "hub", c.hub, "epoch", welcome.Epoch)
-	return s.run(ctx, welcome, recv)
+	err = s.run(ctx, welcome, recv)
+	s.applying.drop("the session is over")
+	return err
 }
 
 // session is one open stream. Everything is sent by the goroutine that runs it.
@@ -149,6 +156,8 @@ type session struct {
 	sent *view
 	// again ends the session, so that the next one may do better; nil: it does not.
 	again <-chan time.Time
+	// applying is the last update, while it is not applied; nil: there is none.
+	applying *applying
 }
 
 type received struct {
@@ -263,6 +272,9 @@ func (s *session) run(ctx context.Context, w *federationv1.Welcome, recv <-chan 
 // report sends what changed since the last one, if anything did.
 func (s *session) report() error {
 	v := s.pic.now()
+	if s.applying.look(v) {
+		s.applying = nil
+	}
 	r := v.report(s.sent)
 	s.sent = v
 	if r == nil {
@@ -291,7 +303,10 @@ func (s *session) handle(m *federationv1.HubMessage) error {
 		s.log.Debug("the hub sent something that this version does not know")
 		return nil
 	}
+	came := time.Now()
 	v, reason, now := s.holder.accept(u)
+	result := resultOf(v, u, now)
+	s.metrics.updates.WithLabelValues(result).Inc()
 	switch v {
 	case unknownBase:
 		s.log.Info("the hub was mistaken about what this member holds, telling it", "base", u.BaseHash, "held", now.hash)
@@ -302,9 +317,13 @@ func (s *session) handle(m *federationv1.HubMessage) error {
 			// A hub sends what was refused again in the next session only.
 			s.again = time.After(backoffLimit)
 		}
-		return s.sendReport(&federationv1.Report{HeldHash: now.hash, Refusal: reason})
+		return s.sendReport(&federationv1.Report{HeldHash: now.hash, Refusal: reason, RefusalCode: result})
 	default:
 		s.log.Info("new state", "held", now.hash, "changed", len(u.Upserts), "removed", len(u.Removals))
+		journalled := time.Now()
+		s.metrics.journal.Observe(journalled.Sub(came).Seconds())
+		s.applying.drop("superseded")
+		s.applying = follow(s.metrics, s.tracer, u, came, journalled)
 		s.pic.hold(now)
 		s.updated()
 		return s.report()

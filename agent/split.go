@@ -16,7 +16,7 @@ func split(r *federationv1.Report, limit int) []*federationv1.Report {
 	if proto.Size(r) <= limit {
 		return []*federationv1.Report{r}
 	}
-	last := &federationv1.Report{HeldHash: r.HeldHash, Refusal: r.Refusal, Facts: r.Facts}
+	last := &federationv1.Report{HeldHash: r.HeldHash, Refusal: r.Refusal, RefusalCode: r.RefusalCode, Facts: r.Facts}
 	out := []*federationv1.Report{last}
 	size := proto.Size(last)
 	// room is the message that takes an entry.

@@ -38,13 +38,15 @@ type testHub struct {
 	token federationv1.JoinToken
 	srv   *grpc.Server
 
-	mu      sync.Mutex
-	epoch   uint64
-	enrol   func(*federationv1.EnrolRequest) error // judges an enrolment
-	life    time.Duration
-	keys    map[string]string // public key that enrolled, by member
-	renewed map[string]int
-	members map[string]*hubMember
+	mu    sync.Mutex
+	epoch uint64
+	// traceparent is put into all updates.
+	traceparent string
+	enrol       func(*federationv1.EnrolRequest) error // judges an enrolment
+	life        time.Duration
+	keys        map[string]string // public key that enrolled, by member
+	renewed     map[string]int
+	members     map[string]*hubMember
 }
 
 // hubMember is what the hub knows of a member, and wants of it.
@@ -338,7 +340,7 @@ func (h *testHub) sendLocked(m *hubMember) {
 }
 
 func (h *testHub) sendUpdateLocked(m *hubMember, u *federationv1.Update) {
-	m.inflight = u
+	m.inflight, u.Traceparent = u, h.traceparent
 	m.open.out <- &federationv1.HubMessage{Body: &federationv1.HubMessage_Update{Update: u}}
 }
 

@@ -62,3 +62,8 @@ func (s *Span) Finish(at time.Time, why string, about ...attribute.KeyValue) {
 	}
 	s.End(trace.WithTimestamp(at))
 }
+
+// Part is the attribute that names a part and the kind of its failure.
+func Part(id, code string) attribute.KeyValue {
+	return attribute.String("sealane.part", id+": "+code)
+}

@@ -114,6 +114,7 @@ func (f *flags) register(fs *pflag.FlagSet) {
 	fs.StringVar(&f.kubernetes.ClusterDomain, "cluster-domain", agent.DefaultClusterDomain, "DNS `domain` of the cluster (statefulset)")
 	fs.StringSliceVar(&f.kubernetes.CredentialNamespaces, "credential-namespaces", nil, "`namespace` in which Secrets with credentials may be written; may be repeated (statefulset)")
 	fs.StringVar(&f.HealthListen, "health-listen", "", "`host:port` to answer health checks at: /healthz and /readyz; empty: nowhere")
+	fs.StringVar(&f.MetricsListen, "metrics-listen", agent.DefaultMetricsListen, "`host:port` to serve /metrics at; empty: nowhere")
 	fs.StringVar(&f.level, "log-level", "info", "least `level` to log: debug, info, warn or error")
 	fs.StringVar(&f.format, "log-format", "text", "`format` of the log: text or json")
 }

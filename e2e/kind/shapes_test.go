@@ -181,10 +181,12 @@ func (f *federation) checkMoves(t testing.TB, happens func()) {
 	}
 	happens()
 	stored := w.end(t)
-	eventually(t, 2*time.Minute, "every job is taken", func() error {
+	origins := f.connect(t, "tokyo")
+	eventually(t, 5*time.Minute, "every job is taken", func() error {
 		take(t, consumer, taken)
 		if len(taken) != stored {
-			return fmt.Errorf("%d of %d", len(taken), stored)
+			return fmt.Errorf("%d of %d; %s; %s", len(taken), stored,
+				standing(t.Context(), origins, "tokyo", "jobs"), standing(t.Context(), nc, "berlin", "jobs"))
 		}
 		return nil
 	})
@@ -194,7 +196,7 @@ func (f *federation) checkMoves(t testing.TB, happens func()) {
 		}
 	}
 	eventually(t, time.Minute, "nothing is left at the origin", func() error {
-		return holds(t.Context(), f.connect(t, "tokyo"), "jobs", nil)
+		return holds(t.Context(), origins, "jobs", nil)
 	})
 	t.Logf("%d jobs, each taken once at berlin", stored)
 }

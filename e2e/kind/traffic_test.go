@@ -221,17 +221,44 @@ func jetStream(t testing.TB, nc *nats.Conn) jetstream.JetStream {
 // workerConfig is that of the consumer that takes jobs.
 var workerConfig = jetstream.ConsumerConfig{Durable: "worker", AckPolicy: jetstream.AckExplicitPolicy, AckWait: time.Minute}
 
-// take takes what is there, and counts it by payload.
+// take takes what is there, and counts it by payload. An acknowledgement that is
+// itself acknowledged means that the job does not come again; many are under way
+// at once, since each is written on three servers.
 func take(t testing.TB, c jetstream.Consumer, taken map[string]int) {
 	t.Helper()
 	batch, err := c.Fetch(500, jetstream.FetchMaxWait(2*time.Second))
 	if err != nil {
 		t.Fatal(err)
 	}
+	var wg sync.WaitGroup
 	for m := range batch.Messages() {
-		if err := m.DoubleAck(t.Context()); err != nil {
-			t.Fatal(err)
-		}
 		taken[string(m.Data())]++
+		wg.Go(func() {
+			if err := m.DoubleAck(t.Context()); err != nil {
+				t.Errorf("acknowledging %s: %v", m.Data(), err)
+			}
+		})
 	}
+	wg.Wait()
+	if err := batch.Error(); err != nil {
+		t.Log("taking jobs:", err)
+	}
+}
+
+// standing tells what a stream holds, for a failure.
+func standing(ctx context.Context, nc *nats.Conn, where, stream string) string {
+	js, err := jetstream.New(nc)
+	if err != nil {
+		return err.Error()
+	}
+	s, err := js.Stream(ctx, stream)
+	if err != nil {
+		return fmt.Sprintf("%s at %s: %v", stream, where, err)
+	}
+	state := s.CachedInfo().State
+	all := fmt.Sprintf("%s at %s holds %d, from %d to %d; %s", stream, where, state.Msgs, state.FirstSeq, state.LastSeq, sources(s.CachedInfo()))
+	for c := range s.ListConsumers(ctx).Info() {
+		all += fmt.Sprintf("; %s has delivered %d, acknowledged %d, pending %d", c.Name, c.Delivered.Stream, c.AckFloor.Stream, c.NumPending)
+	}
+	return all
 }

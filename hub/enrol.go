@@ -158,7 +158,7 @@ func (e *enrolment) admit(ctx context.Context, a applicant, t *v1alpha1.JoinToke
 }
 
 func errTaken(cluster string) error {
-	return status.Errorf(codes.AlreadyExists, "the name %q is taken by another member. Choose another name; or, if that member is gone for good, free the name on the hub with \"kubectl delete membercluster %s\"", cluster, cluster)
+	return status.Errorf(codes.AlreadyExists, "the name %q is taken by another member. Choose another name; or, if that member is gone for good, free the name on the hub with \"sealane remove %s --forget\"", cluster, cluster)
 }
 
 func unavailable(err error) error {

@@ -123,7 +123,7 @@ func TestEnrolRefusals(t *testing.T) {
 		{"expired", expired.String(), "a", csr, codes.Unauthenticated, "expired at"},
 		{"used up", used.String(), "a", csr, codes.Unauthenticated, "used up (1 of 1)"},
 		{"token for other names", bound.String(), "hedge-1", csr, codes.PermissionDenied, `is for a member named "edge-*", not for "hedge-1"`},
-		{"name taken", good.String(), taken, csr, codes.AlreadyExists, "kubectl delete membercluster " + taken},
+		{"name taken", good.String(), taken, csr, codes.AlreadyExists, "sealane remove " + taken + " --forget"},
 		{"malformed name", good.String(), "Paris", csr, codes.InvalidArgument, "DNS label"},
 		{"name with a path", good.String(), "a/b", csr, codes.InvalidArgument, "DNS label"},
 		{"no name", good.String(), "", csr, codes.InvalidArgument, "DNS label"},

@@ -230,7 +230,7 @@ func TestSessionHostileReports(t *testing.T) {
 		hello *federationv1.Hello
 		code  codes.Code
 	}{
-		"protocol":  {badHello(func(h *federationv1.Hello) { h.Protocol = 2 }), codes.FailedPrecondition},
+		"protocol":  {badHello(func(h *federationv1.Hello) { h.Protocol = 0 }), codes.FailedPrecondition},
 		"epoch":     {badHello(func(h *federationv1.Hello) { h.Epoch = 2 }), codes.FailedPrecondition},
 		"held hash": {badHello(func(h *federationv1.Hello) { h.HeldHash = "x" }), codes.InvalidArgument},
 		"features":  {badHello(func(h *federationv1.Hello) { h.Features = make([]string, 33) }), codes.InvalidArgument},
@@ -460,4 +460,35 @@ func TestSessionLargeReport(t *testing.T) {
 		agent.report(endless)
 	}
 	agent.ended(codes.InvalidArgument, "part statuses")
+}
+
+// TestSessionOfOtherVersions: an agent of another version, which knows fewer kinds
+// of parts or more, has a session, and is sent what it knows.
+func TestSessionOfOtherVersions(t *testing.T) {
+	h := newTestHub(t)
+	name := unique("other")
+	cert := h.join(t, name)
+	broker := &topology.PlannedPart{Part: federationv1.Seal(&federationv1.Part{Id: federationv1.BrokerID, Spec: &federationv1.Part_Broker{Broker: &federationv1.BrokerSpec{}}})}
+	h.fleet.Publish(plan(state(name, account("app"), broker)))
+	for what, c := range map[string]struct {
+		protocol uint32
+		features []string
+		want     []string
+	}{
+		"older": {1, []string{"account"}, []string{"account/app"}},
+		"newer": {7, append([]string{"hologram"}, allFeatures...), []string{"account/app", "broker"}},
+	} {
+		hi := hello(federationv1.EmptyHash)
+		hi.Protocol, hi.Features = c.protocol, c.features
+		s := h.sync(t, cert, hi)
+		s.welcome()
+		var got []string
+		for _, p := range s.update().Upserts {
+			got = append(got, p.Id)
+		}
+		if !slices.Equal(got, c.want) {
+			t.Errorf("the %s agent is sent %v, want %v", what, got, c.want)
+		}
+		s.leave()
+	}
 }

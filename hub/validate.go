@@ -77,8 +77,10 @@ func validHello(h *federationv1.Hello) error {
 	if h == nil {
 		return invalid("the first message of a session must be Hello")
 	}
-	if h.Protocol != federationv1.ProtocolVersion {
-		return refused(reasonVersion, codes.FailedPrecondition, "the agent speaks version %d of the protocol, this hub version %d: update the older one", h.Protocol, federationv1.ProtocolVersion)
+	// A later version only adds to this one: what the other side does not know is
+	// left out part by part (Hello.features), never by ending the session.
+	if h.Protocol == 0 {
+		return refused(reasonVersion, codes.FailedPrecondition, "the agent does not say which version of the protocol it speaks; this hub speaks version %d", federationv1.ProtocolVersion)
 	}
 	if len(h.Features) > maxFeatures {
 		return invalid("hello: %d features: at most %d", len(h.Features), maxFeatures)

@@ -89,6 +89,9 @@ type applier struct {
 	// firstFailure is since when the broker does not start.
 	firstFailure time.Time
 	running      bool
+	// warning is what was said of the broker's storage, warned since when.
+	warning string
+	warned  time.Time
 	// made and gone are the ids of objects that were made or removed in this pass.
 	made, gone map[string]bool
 	// drifted is filled when something may have been changed behind its back.

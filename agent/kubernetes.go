@@ -6,9 +6,6 @@ import (
 	"fmt"
 	"log/slog"
 
-	"google.golang.org/protobuf/proto"
-
-	federationv1 "github.com/sealane/sealane/api/federation/v1"
 	"github.com/sealane/sealane/broker"
 	"github.com/sealane/sealane/broker/embedded"
 	"github.com/sealane/sealane/broker/statefulset"
@@ -80,26 +77,4 @@ func (o *Options) runtimeName() string {
 		return "statefulset"
 	}
 	return "embedded"
-}
-
-// warnOfStorage says of a broker that is applied that a volume is nearly full.
-func (a *applier) warnOfStorage(p *federationv1.Part) {
-	m, ok := a.rt.(broker.Measurer)
-	r := a.results[p.Id]
-	if !ok || r == nil || r.status.State != federationv1.PartStatus_APPLIED {
-		return
-	}
-	warning, code := m.Capacity().NearlyFull, ""
-	if warning != "" {
-		code = codeNearlyFull
-	}
-	if r.status.Code == code && r.status.Message == warning {
-		return
-	}
-	if warning != "" {
-		a.log.Warn("the broker's storage is nearly full", "detail", warning)
-	}
-	s := proto.Clone(r.status).(*federationv1.PartStatus)
-	s.Code, s.Message = code, warning
-	r.status = s
 }

@@ -70,8 +70,6 @@ type Capacity struct {
 	// Endpoints are the addresses at which peers reach the broker, as far as the place
 	// where it runs knows them.
 	Endpoints []string
-	// NearlyFull says which server has little room left; empty: none.
-	NearlyFull string
 	// Status says in words what the servers are about.
 	Status string
 }
@@ -82,6 +80,12 @@ type Measurer interface {
 	Capacity() Capacity
 	// ClientCA is the authority, in PEM, of what the servers show to applications.
 	ClientCA() []byte
+}
+
+// Warner is a Runtime that tells of what will soon do harm.
+type Warner interface {
+	// NearlyFull says which server has little room left for streams; empty: none.
+	NearlyFull() string
 }
 
 // Runtime runs the NATS server, or servers, of one member. Its methods are safe

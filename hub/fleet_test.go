@@ -179,6 +179,39 @@ func TestFleetHealth(t *testing.T) {
 	equal(t, "links and flows", len(p.Links)+len(p.Flows), 0)
 }
 
+// TestFleetWarnings: what is said of a part that is applied is known until it is
+// taken back, or the part is gone; also over sessions and inventories.
+func TestFleetWarnings(t *testing.T) {
+	f := quietFleet()
+	broker := &topology.PlannedPart{Part: federationv1.Seal(&federationv1.Part{
+		Id: federationv1.BrokerID, Spec: &federationv1.Part_Broker{Broker: &federationv1.BrokerSpec{MaxStorage: 1}},
+	})}
+	desired := state("m", broker)
+	f.Publish(plan(desired))
+	says := func(code string) *federationv1.Report {
+		return &federationv1.Report{HeldHash: desired.Hash, Parts: []*federationv1.PartStatus{{
+			Id: federationv1.BrokerID, Hash: broker.Part.Hash, State: federationv1.PartStatus_APPLIED, Code: code, Message: code,
+		}}}
+	}
+	s := connect(t, f, "m", desired.Hash)
+	equal(t, "before a report", f.Observe().Progress["m"].Warnings == nil, true)
+	full := map[string]topology.PartFailure{federationv1.BrokerID: {Code: "StorageNearlyFull", Message: "StorageNearlyFull"}}
+	tell(t, f, s, says("StorageNearlyFull"))
+	p := f.Observe().Progress["m"]
+	equal(t, "nearly full", p.Warnings, full)
+	equal(t, "it is applied", len(p.Unapplied), 0)
+	f.close(s)
+	s = connect(t, f, "m", desired.Hash)
+	equal(t, "another session", f.Observe().Progress["m"].Warnings, full)
+	tell(t, f, s, says(""))
+	equal(t, "taken back", f.Observe().Progress["m"].Warnings, map[string]topology.PartFailure{})
+	tell(t, f, s, says("StorageNearlyFull"))
+	f.Publish(plan(state("m")))
+	u := f.next(s)
+	tell(t, f, s, done(u))
+	equal(t, "the part is gone", len(f.Observe().Progress["m"].Warnings), 0)
+}
+
 func TestFleetForgetsWhoIsNotPlanned(t *testing.T) {
 	f := quietFleet()
 	f.Publish(plan())

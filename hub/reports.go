@@ -90,9 +90,13 @@ func (f *Fleet) inventory(s *session, m *member, hash string, held map[string]st
 	f.update(s.cluster, func(n *topology.MemberProgress) {
 		before, unapplied := n.Held, n.Unapplied
 		n.Held, n.Unapplied = held, map[string]topology.PartFailure{}
+		warnings, told := cloneMap(n.Warnings), n.Warnings != nil
 		for id, hash := range held {
 			if st := early[id]; st != nil && st.Hash == hash {
-				if st.State != federationv1.PartStatus_APPLIED {
+				if st.State == federationv1.PartStatus_APPLIED {
+					warn(warnings, st)
+					told = true
+				} else {
 					n.Unapplied[id] = failureOf(st)
 				}
 			} else if why, un := unapplied[id]; before[id] == hash && un {
@@ -100,6 +104,9 @@ func (f *Fleet) inventory(s *session, m *member, hash string, held map[string]st
 			} else if before[id] != hash && !first {
 				n.Unapplied[id] = topology.PartFailure{} // nothing was said of it yet
 			}
+		}
+		if told {
+			n.Warnings = warnings
 		}
 	})
 	f.prune(s.cluster)
@@ -215,13 +222,14 @@ func (f *Fleet) statuses(s *session, parts []*federationv1.PartStatus) {
 	if pr.Held == nil {
 		limit = maxParts
 	}
-	unapplied, failed := cloneMap(pr.Unapplied), false
+	unapplied, warnings, failed := cloneMap(pr.Unapplied), cloneMap(pr.Warnings), false
 	for _, st := range brief(parts) {
 		switch {
 		case pr.Held[st.Id] != st.Hash:
 			s.remember(st, limit)
 		case st.State == federationv1.PartStatus_APPLIED:
 			delete(unapplied, st.Id)
+			warn(warnings, st)
 		case st.State == federationv1.PartStatus_PENDING && unapplied[st.Id].Code == codeStalled:
 			// Nobody waits for it a second time.
 		default:
@@ -229,15 +237,25 @@ func (f *Fleet) statuses(s *session, parts []*federationv1.PartStatus) {
 			failed = failed || unapplied[st.Id].Code != ""
 		}
 	}
-	if maps.Equal(unapplied, pr.Unapplied) {
+	if maps.Equal(unapplied, pr.Unapplied) && pr.Warnings != nil && maps.Equal(warnings, pr.Warnings) {
 		return
 	}
-	f.update(s.cluster, func(n *topology.MemberProgress) { n.Unapplied = unapplied })
+	f.update(s.cluster, func(n *topology.MemberProgress) { n.Unapplied, n.Warnings = unapplied, warnings })
 	if failed {
 		f.wakeFar(s.cluster)
 	} else {
 		f.wakeWaiters(s.cluster)
 	}
+}
+
+// warn notes what is said of a part that is applied. What was said of one that is not
+// any more stays until it is: it says nothing else meanwhile.
+func warn(warnings map[string]topology.PartFailure, st *federationv1.PartStatus) {
+	if st.Code == "" {
+		delete(warnings, st.Id)
+		return
+	}
+	warnings[st.Id] = topology.PartFailure{Code: st.Code, Message: st.Message}
 }
 
 func failureOf(st *federationv1.PartStatus) topology.PartFailure {
@@ -333,6 +351,14 @@ func (f *Fleet) prune(name string) {
 		_, held := pr.Held[federationv1.StreamID(k.Account, k.Stream)]
 		return !held && !hasFlow(desired, k)
 	})
+	warnings := cloneMap(pr.Warnings)
+	maps.DeleteFunc(warnings, func(id string, _ topology.PartFailure) bool {
+		_, held := pr.Held[id]
+		return pr.Held != nil && !held
+	})
+	if len(warnings) < len(pr.Warnings) {
+		f.update(name, func(n *topology.MemberProgress) { n.Warnings = warnings })
+	}
 	if len(links) < len(pr.Links) || len(flows) < len(pr.Flows) {
 		f.update(name, func(n *topology.MemberProgress) { n.Links, n.Flows = links, flows })
 	}

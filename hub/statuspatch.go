@@ -248,12 +248,14 @@ func (f *facts) agent(p *patch, have *v1alpha1.AgentInfo, said MemberFacts) {
 		Version: said.Agent.Version, BrokerVersion: said.Agent.BrokerVersion, Runtime: said.Agent.Runtime,
 		Storage: max(said.Facts.GetStorage(), 0), Memory: max(said.Facts.GetMemory(), 0),
 		Replicas: max(said.Facts.GetReplicas(), 0), MaxReplicas: max(said.Facts.GetMaxReplicas(), 0),
-		LinkRoles: said.Facts.GetLinkRoles(),
+		LinkRoles:      said.Facts.GetLinkRoles(),
+		WantedReplicas: max(said.Facts.GetWantedReplicas(), 0), ReplicasReason: clip(said.Facts.GetReplicasReason()),
 	}
 	value := map[string]any{
 		"version": want.Version, "brokerVersion": want.BrokerVersion, "runtime": want.Runtime,
 		"storage": orNull(want.Storage), "memory": orNull(want.Memory),
 		"replicas": orNull(int64(want.Replicas)), "maxReplicas": orNull(int64(want.MaxReplicas)),
+		"wantedReplicas": orNull(int64(want.WantedReplicas)), "replicasReason": orNull(want.ReplicasReason),
 		"linkRoles": orNull(want.LinkRoles),
 	}
 	if have == nil || have.Version != want.Version || have.BrokerVersion != want.BrokerVersion || have.Runtime != want.Runtime {
@@ -262,7 +264,8 @@ func (f *facts) agent(p *patch, have *v1alpha1.AgentInfo, said MemberFacts) {
 	}
 	p.refresh("agent", value, !equality.Semantic.DeepEqual(*have, want),
 		notable(have.Storage, want.Storage, 0) || notable(have.Memory, want.Memory, 0) ||
-			have.Replicas != want.Replicas || have.MaxReplicas != want.MaxReplicas || have.LinkRoles != want.LinkRoles)
+			have.Replicas != want.Replicas || have.MaxReplicas != want.MaxReplicas || have.LinkRoles != want.LinkRoles ||
+			have.WantedReplicas != want.WantedReplicas || have.ReplicasReason != want.ReplicasReason)
 }
 
 // grantsOf are the grants that the member has for its present key, of members

@@ -120,9 +120,10 @@ func validFacts(f *federationv1.Facts) error {
 		return invalid("facts: %d endpoints: at most %d", len(f.Endpoints), maxEndpoints)
 	case f.Storage < 0 || f.Memory < 0:
 		return invalid("facts: negative capacity")
-	case f.Replicas < 0 || f.Replicas > maxServers || f.MaxReplicas < 0 || f.MaxReplicas > maxServers:
-		return invalid("facts: %d of %d servers: expected 0 to %d", f.Replicas, f.MaxReplicas, maxServers)
+	case f.Replicas < 0 || f.Replicas > maxServers || f.MaxReplicas < 0 || f.MaxReplicas > maxServers || f.WantedReplicas < 0 || f.WantedReplicas > maxServers:
+		return invalid("facts: %d of %d servers, of at most %d: expected 0 to %d", f.Replicas, f.WantedReplicas, f.MaxReplicas, maxServers)
 	}
+	f.ReplicasReason = clean(f.ReplicasReason, maxName)
 	strip(f)
 	seen := make(map[string]bool, len(f.Endpoints))
 	for _, e := range f.Endpoints {

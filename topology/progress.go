@@ -18,8 +18,11 @@ type MemberProgress struct {
 	Held map[string]string
 	// Unapplied lists held parts that are not applied.
 	Unapplied map[string]PartFailure
-	Links     map[string]LinkReport
-	Flows     map[FlowKey]FlowReport
+	// Warnings lists what is said of parts that are applied. Nil: nothing was said of
+	// any part yet.
+	Warnings map[string]PartFailure
+	Links    map[string]LinkReport
+	Flows    map[FlowKey]FlowReport
 	// Refusal says why the member does not take what the hub would send, when it
 	// refused an update as a whole; empty: it did not.
 	Refusal string

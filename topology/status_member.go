@@ -30,6 +30,7 @@ func (s *summary) member(m *v1alpha1.MemberCluster) Status {
 		Unheard:    prog == nil,
 	}
 	st.Conditions = append(st.Conditions, s.revoked(m)...)
+	st.Conditions = append(st.Conditions, s.storage(m)...)
 	if accepted.Status != metav1.ConditionTrue {
 		for _, typ := range []string{v1alpha1.ConditionProgrammed, v1alpha1.ConditionReady} {
 			c := notAccepted(typ, 0)
@@ -58,7 +59,7 @@ func (s *summary) member(m *v1alpha1.MemberCluster) Status {
 		away.unknown = false
 		programmed = slices.Concat(failures, []finding{away}, pendings)
 	}
-	fine := fmt.Sprintf("%s, %s", count(len(s.links.ofMember[m.Name]), "link"), count(len(s.inflows[m.Name]), "incoming flow"))
+	fine := s.fullness(m.Name) + fmt.Sprintf("%s, %s", count(len(s.links.ofMember[m.Name]), "link"), count(len(s.inflows[m.Name]), "incoming flow"))
 	st.Conditions = append(st.Conditions,
 		conclude(v1alpha1.ConditionProgrammed, v1alpha1.ReasonProgrammed, "everything is applied", programmed),
 		conclude(v1alpha1.ConditionReady, v1alpha1.ReasonReady, fine, ready))
@@ -116,6 +117,39 @@ func (s *summary) revoked(m *v1alpha1.MemberCluster) []Condition {
 		return nil
 	}
 	return []Condition{c}
+}
+
+// storage is the condition StorageNearlyFull, of a member whose broker is or was.
+func (s *summary) storage(m *v1alpha1.MemberCluster) []Condition {
+	c := Condition{Type: v1alpha1.ConditionStorageNearlyFull, Status: metav1.ConditionFalse, Reason: v1alpha1.ReasonStorageSuffices}
+	old := apimeta.FindStatusCondition(m.Status.Conditions, c.Type)
+	prog := s.prog[m.Name]
+	w, full := storageWarning(prog)
+	switch {
+	case full:
+		c.Status, c.Reason, c.Message = metav1.ConditionTrue, v1alpha1.ReasonStorageNearlyFull, w.Message
+	case old == nil:
+		return nil
+	case prog == nil || prog.Warnings == nil: // it has not said otherwise
+		c.Status, c.Reason, c.Message = old.Status, old.Reason, old.Message
+	}
+	return []Condition{c}
+}
+
+func storageWarning(m *MemberProgress) (PartFailure, bool) {
+	if m == nil {
+		return PartFailure{}, false
+	}
+	w := m.Warnings[federationv1.BrokerID]
+	return w, w.Code == v1alpha1.ReasonStorageNearlyFull
+}
+
+// fullness begins the message of a member that is ready, but not for long.
+func (s *summary) fullness(name string) string {
+	if _, full := storageWarning(s.prog[name]); full {
+		return "its storage is nearly full; "
+	}
+	return ""
 }
 
 func memberFailures(r reach, m *MemberProgress) []finding {

@@ -2,6 +2,7 @@ package topology
 
 import (
 	"fmt"
+	"slices"
 	"testing"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -77,6 +78,10 @@ func newScene() *scene {
 }
 
 // link sets what two members say of the link between them.
+func (s *scene) memberCluster(name string) *v1alpha1.MemberCluster {
+	return s.in.Members[slices.IndexFunc(s.in.Members, func(m *v1alpha1.MemberCluster) bool { return m.Name == name })]
+}
+
 func (s *scene) link(a, b, ofA, ofB string) {
 	s.prog[a].Links[b] = LinkReport{State: ofA, SinceMillis: sceneSince, RTTMicros: 70}
 	s.prog[b].Links[a] = LinkReport{State: ofB, SinceMillis: sceneSince, RTTMicros: 90}
@@ -125,6 +130,20 @@ func TestSummarizeConditions(t *testing.T) {
 					programmed: "False/Unplaced: see condition Accepted", ready: "False/Unplaced: see condition Accepted",
 				},
 				memberRef("e"): {ready: "True/Ready: 1 link, 0 incoming flows"},
+			},
+		},
+		{
+			name: "storage that is nearly full",
+			change: func(s *scene) {
+				s.prog["a"].Warnings = map[string]PartFailure{"broker": {Code: "StorageNearlyFull", Message: "85%"}}
+				s.memberCluster("b").Status.Conditions = []metav1.Condition{{Type: "StorageNearlyFull", Status: metav1.ConditionTrue, Reason: "StorageNearlyFull", Message: "80%"}}
+				s.prog["b"].Warnings = map[string]PartFailure{}
+				s.memberCluster("e").Status.Conditions = []metav1.Condition{{Type: "StorageNearlyFull", Status: metav1.ConditionTrue, Reason: "StorageNearlyFull", Message: "80%"}}
+			},
+			want: wants{
+				memberRef("a"): {"StorageNearlyFull": "True/StorageNearlyFull: 85%", ready: "True/Ready: its storage is nearly full; 2 links, 0 incoming flows"},
+				memberRef("b"): {"StorageNearlyFull": "False/StorageSuffices", ready: "True/Ready: 2 links, 1 incoming flow"},
+				memberRef("e"): {"StorageNearlyFull": "True/StorageNearlyFull: 80%"},
 			},
 		},
 		{

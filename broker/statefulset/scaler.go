@@ -6,6 +6,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -21,6 +22,9 @@ const (
 	looksPerWindow       = 4
 	// maxSamples bounds what is remembered for long windows.
 	maxSamples = 4000
+	// Whatever the windows are, a choice is good for dwell, and what is said of targets
+	// for saidFor: others follow what this member says.
+	dwell, saidFor = 10 * time.Second, time.Minute
 )
 
 // chosen is how many servers there shall be where the load decides. It is on the
@@ -115,6 +119,10 @@ func (s *steward) follow(servers []serverView, now time.Time) {
 		return
 	}
 	if d.Servers != want.Servers {
+		if now.Sub(s.scaler.chose) < dwell {
+			return
+		}
+		s.scaler.chose = now
 		s.log.Info("the number of servers follows the load", "from", want.Servers, "to", d.Servers, "why", d.Why)
 		s.choose(auto, chosen{d.Servers, d.Why})
 		return
@@ -122,7 +130,9 @@ func (s *steward) follow(servers []serverView, now time.Time) {
 	short := autoscale.Short(auto, want.Servers, s.scaler.history)
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.short = short
+	if !slices.Equal(s.short, short) && now.Sub(s.scaler.said) >= saidFor {
+		s.short, s.scaler.said = short, now
+	}
 }
 
 // whyWanted says why so many servers are wanted; "": nothing but the spec says so.
@@ -142,7 +152,8 @@ func (r *Runtime) whyWanted() string {
 type scaler struct {
 	history []autoscale.Sample
 	marks   map[string]mark
-	looked  time.Time
+	// When it looked last, chose last, and said something else of the targets.
+	looked, chose, said time.Time
 }
 
 // mark is what a server had counted at some time.

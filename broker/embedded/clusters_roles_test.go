@@ -185,7 +185,7 @@ func TestLinkRoleChanges(t *testing.T) {
 	dropped := make(chan error, 10)
 	ca, cb := a.app("app"), b.app("app", nats.DisconnectErrHandler(func(_ *nats.Conn, err error) { dropped <- err }))
 	boxes := map[string]*inbox{"a": listen(t, ca, "orders.>"), "b": listen(t, cb, "orders.>")}
-	for _, spoke := range []bool{false, true, false} {
+	for round, spoke := range []bool{false, true, false} {
 		for i := range b.config.Remotes {
 			b.config.Remotes[i].Spoke = spoke
 		}
@@ -208,8 +208,10 @@ func TestLinkRoleChanges(t *testing.T) {
 			}
 			return nil
 		})
-		exactlyOnce(t, fmt.Sprint("from a, spoke ", spoke), ca, "orders.1", boxes)
-		exactlyOnce(t, fmt.Sprint("from b, spoke ", spoke), cb, "orders.1", boxes)
+		// Each round has messages of its own: those of an earlier one are in the boxes.
+		label := fmt.Sprintf("round %d, spoke %t, from ", round, spoke)
+		exactlyOnce(t, label+"a", ca, "orders.1", boxes)
+		exactlyOnce(t, label+"b", cb, "orders.1", boxes)
 	}
 	select {
 	case err := <-dropped:

@@ -7,10 +7,12 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"math/rand/v2"
 	"net"
 	"sync/atomic"
 	"time"
 
+	"google.golang.org/genproto/googleapis/rpc/errdetails"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/credentials"
@@ -73,6 +75,9 @@ func (c *hubClient) run(ctx context.Context) {
 			quiet.reset()
 		}
 		wait := retry.next()
+		if told := new(retryLater); errors.As(err, told) {
+			wait = max(wait, told.after+rand.N(told.after/2+1)) //nolint:gosec // jitter is no secret
+		}
 		refused := refusedWith(err)
 		news := refused != codes.OK && refused != said
 		said = refused
@@ -330,6 +335,27 @@ func (s *session) handle(m *federationv1.HubMessage) error {
 	}
 }
 
+// retryLater is a refusal of a hub that told when to come back.
+type retryLater struct {
+	error
+	after time.Duration
+}
+
+func (r retryLater) Unwrap() error { return r.error }
+
+// maxRetryAfter bounds what a hub can tell.
+const maxRetryAfter = time.Minute
+
+// retryTold is what the hub told with its refusal; 0: nothing.
+func retryTold(st *status.Status) time.Duration {
+	for _, d := range st.Details() {
+		if info, ok := d.(*errdetails.RetryInfo); ok {
+			return min(max(info.GetRetryDelay().AsDuration(), 0), maxRetryAfter)
+		}
+	}
+	return 0
+}
+
 // explainSession says what the hub's refusal of a session means.
 func explainSession(err error) error {
 	st, ok := status.FromError(err)
@@ -343,9 +369,12 @@ func explainSession(err error) error {
 		return refusal(st.Code(), "the hub refuses the session: %s", st.Message())
 	case codes.OK:
 		return io.EOF
-	default:
-		return fmt.Errorf("%s: %s", st.Code(), st.Message())
 	}
+	err = fmt.Errorf("%s: %s", st.Code(), st.Message())
+	if after := retryTold(st); after > 0 {
+		return retryLater{err, after}
+	}
+	return err
 }
 
 // refusedError is the hub's refusal of a session.

@@ -1,6 +1,7 @@
 package hub
 
 import (
+	"context"
 	"log/slog"
 	"maps"
 	"sync"
@@ -34,6 +35,9 @@ type Fleet struct {
 
 	changes chan struct{}
 	planned chan struct{} // closed by the first Publish
+	// wave tells of a plan that concerns many members: until when, at most, it is
+	// being sent; lastSent is when something was, in Unix nanoseconds both.
+	wave, lastSent atomic.Int64
 
 	mu       sync.RWMutex
 	plan     *topology.Plan // nil before the first Publish
@@ -168,6 +172,7 @@ func (f *Fleet) Publish(p *topology.Plan) {
 			f.forget(name)
 		}
 	}
+	woken := 0
 	for name, state := range p.Members {
 		m, before := f.members[name], old.Members[name]
 		if m == nil {
@@ -184,7 +189,33 @@ func (f *Fleet) Publish(p *topology.Plan) {
 			f.setWaits(name)
 		}
 		// Also a member whose own state is as before may have waited for this plan.
-		f.wake(name)
+		if f.wake(name) {
+			woken++
+		}
+	}
+	if woken >= manyMembers {
+		f.wave.Store(f.now().Add(waveTime).UnixNano())
+		f.lastSent.Store(f.now().UnixNano())
+	}
+}
+
+const (
+	// manyMembers make a wave, which is over after waveTime or when nothing was sent
+	// for waveGap.
+	manyMembers = 50
+	waveTime    = 500 * time.Millisecond
+	waveGap     = 20 * time.Millisecond
+)
+
+// idle waits while a plan is being sent to many members: what they are sent comes
+// before what is only told of them.
+func (f *Fleet) idle(ctx context.Context) {
+	for {
+		now := f.now().UnixNano()
+		if now > f.wave.Load() || now > f.lastSent.Load()+int64(waveGap) || ctx.Err() != nil {
+			return
+		}
+		pause(ctx, waveGap/4)
 	}
 }
 

@@ -23,6 +23,7 @@ type guard struct {
 	identities *identities
 	enrolments *enrolmentLimits
 	sessions   *limits
+	crowd      *rate.Limiter // of new sessions
 	metrics    *metrics
 }
 
@@ -60,6 +61,9 @@ func (g guard) session(srv any, stream grpc.ServerStream, next grpc.StreamHandle
 	}
 	if !g.sessions.allow(id.cluster) {
 		return refused(reasonRate, codes.ResourceExhausted, "too many sessions were opened by this member: is a second agent running with a copy of its data folder?")
+	}
+	if err := admit(stream.Context(), g.crowd); err != nil {
+		return err
 	}
 	return next(srv, &memberStream{stream, context.WithValue(stream.Context(), identityKey{}, id)})
 }

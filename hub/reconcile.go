@@ -28,6 +28,16 @@ const (
 	maxStatusInterval = time.Second
 )
 
+// How long a look at the statuses waits for what is likely to follow what caused
+// it: a plan is followed by reports of all members that it concerns, and to write
+// each member's status once costs half of writing it before and after.
+const (
+	minStatusDelay = 10 * time.Millisecond
+	maxStatusDelay = 500 * time.Millisecond
+	// statusDelay is for each member.
+	statusDelay = 500 * time.Microsecond
+)
+
 // startGrace is how long after its start the hub leaves alone what the status of
 // an object says, if the object depends on a member that has yet to reconnect.
 const startGrace = 5 * time.Second
@@ -75,6 +85,7 @@ type round struct {
 func NewReconciler(c cluster.Cluster, f *Fleet, file string, log *slog.Logger) *Reconciler {
 	r := newReconciler(c, f, file, log)
 	r.metrics, r.follow = f.metrics, f.follow
+	r.writer.yield = f.idle
 	r.writer.wrote = func(result string) { f.metrics.statusWrites.WithLabelValues(result).Inc() }
 	return r
 }
@@ -170,6 +181,7 @@ func (r *Reconciler) statuses(ctx context.Context) {
 	g := &gatherer{reader: r.cache}
 	var due time.Duration
 	for await(ctx, r.statusDirty, r.fleet.Changes(), due) {
+		pause(ctx, min(max(minStatusDelay, time.Duration(len(g.members))*statusDelay), maxStatusDelay))
 		began := time.Now()
 		now, err := g.gather(ctx)
 		switch current := r.current.Load(); {

@@ -30,12 +30,13 @@ const (
 	reasonStalled     = "stalled"     // does not answer what it was sent
 	reasonSilent      = "silent"      // nothing was heard of it
 	reasonReplaced    = "replaced"    // a newer session of the same member
+	reasonCrowd       = "crowd"       // too many at once: told to come back
 	reasonOther       = "other"
 )
 
 var refusalReasons = []string{
 	reasonHandshake, reasonConnections, reasonIdentity, reasonRate, reasonPace, reasonEncoding, reasonSize, reasonMessage,
-	reasonHello, reasonVersion, reasonHeld, reasonChurn, reasonStalled, reasonSilent, reasonReplaced, reasonOther,
+	reasonHello, reasonVersion, reasonHeld, reasonChurn, reasonStalled, reasonSilent, reasonReplaced, reasonCrowd, reasonOther,
 }
 
 // refusal is a gRPC status that knows under which reason it is counted.

@@ -127,8 +127,8 @@ func (r *relay) pass(stream syncStream, id identity, addr string) error {
 
 // A hub without a leader has one again within seconds; agents try again.
 var (
-	errNoLeader  = status.Error(codes.Unavailable, "no replica of the hub leads at the moment")
-	errNotLeader = status.Error(codes.Unavailable, "this replica of the hub does not lead")
+	errNoLeader  = later(leaderRetry, "no replica of the hub leads at the moment")
+	errNotLeader = later(leaderRetry, "this replica of the hub does not lead")
 	errStopping  = status.Error(codes.Unavailable, "the hub is shutting down")
 )
 

@@ -61,9 +61,9 @@ func newServer(f *Fleet, a *Authority, ids *identities, names []string, log *slo
 		return nil, err
 	}
 	s := &server{fleet: f, authority: a, identities: ids, renewals: newLimits(1.0/10, 10), log: log}
-	guard := guard{identities: ids, enrolments: newEnrolmentLimits(), sessions: newLimits(1, 30), metrics: f.metrics}
+	guard := guard{identities: ids, enrolments: newEnrolmentLimits(), sessions: newLimits(1, 30), crowd: newCrowd(), metrics: f.metrics}
 	s.grpc = grpc.NewServer(
-		grpc.Creds(newCounted(credentials.NewTLS(&tls.Config{
+		grpc.Creds(newPaced(newCounted(credentials.NewTLS(&tls.Config{
 			MinVersion: tls.VersionTLS13,
 			GetConfigForClient: func(*tls.ClientHelloInfo) (*tls.Config, error) {
 				return &tls.Config{
@@ -75,7 +75,7 @@ func newServer(f *Fleet, a *Authority, ids *identities, names []string, log *slo
 					SessionTicketsDisabled: true,
 				}, nil
 			},
-		}), a.trustDomain, f.metrics)),
+		}), a.trustDomain, f.metrics), f.metrics)),
 		grpc.UnaryInterceptor(guard.unary),
 		grpc.StreamInterceptor(guard.stream),
 		grpc.MaxRecvMsgSize(maxReceive),
@@ -86,6 +86,7 @@ func newServer(f *Fleet, a *Authority, ids *identities, names []string, log *slo
 		grpc.StaticStreamWindowSize(streamWindow),
 		grpc.StaticConnWindowSize(streamWindow),
 		grpc.ReadBufferSize(0), // TLS has one
+		grpc.SharedWriteBuffer(true),
 		grpc.KeepaliveParams(keepalive.ServerParameters{Time: 30 * time.Second, Timeout: 10 * time.Second, MaxConnectionIdle: time.Minute}),
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: 5 * time.Second, PermitWithoutStream: true}),
 	)
@@ -254,7 +255,7 @@ func (s *server) hello(stream syncStream) (*federationv1.Hello, error) {
 	case <-stream.Context().Done():
 		return nil, stream.Context().Err()
 	case <-t.C:
-		return nil, status.Error(codes.Unavailable, "the hub is starting: it has not read its resources yet")
+		return nil, later(startingRetry, "the hub is starting: it has not read its resources yet")
 	}
 }
 

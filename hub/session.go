@@ -222,6 +222,7 @@ func (f *Fleet) launch(s *session, plan *topology.Plan, base string, step topolo
 
 // sent notes that an update went out.
 func (f *Fleet) sent(s *session, u *federationv1.Update) {
+	f.lastSent.Store(f.now().UnixNano())
 	f.follow.sent(s.cluster)
 	f.metrics.updates.Inc()
 	f.metrics.bytes.Add(float64(proto.Size(u)))

@@ -22,7 +22,7 @@ const (
 	// statusWorkers is how many patches are on their way to the API server at a
 	// time, statusQueue how many wait for that. What does not fit is found again
 	// by the next pass.
-	statusWorkers = 8
+	statusWorkers = 4
 	statusQueue   = 256
 	// statusTimeout bounds one patch.
 	statusTimeout = 10 * time.Second
@@ -49,6 +49,8 @@ type statusWriter struct {
 	jobs  chan job
 	// wrote counts what came of a patch: ok, conflict, gone or error.
 	wrote func(result string)
+	// yield waits, a little, while there is something more urgent to do.
+	yield func(context.Context)
 
 	mu      sync.Mutex
 	start   time.Time // of the first pass
@@ -80,7 +82,7 @@ type job struct {
 
 func newStatusWriter(c client.Client, log *slog.Logger, dirty func()) *statusWriter {
 	return &statusWriter{
-		client: c, log: log, now: time.Now, dirty: dirty, wrote: func(string) {},
+		client: c, log: log, now: time.Now, dirty: dirty, wrote: func(string) {}, yield: func(context.Context) {},
 		jobs: make(chan job, statusQueue), objects: map[topology.ObjectRef]*writing{},
 	}
 }
@@ -281,6 +283,7 @@ func (w *statusWriter) run(ctx context.Context) {
 			for {
 				select {
 				case j := <-w.jobs:
+					w.yield(ctx)
 					w.done(ctx, j, w.patch(ctx, j))
 				case <-ctx.Done():
 					return

@@ -91,11 +91,12 @@ func (f *Fleet) settled(name string) bool {
 }
 
 // wake makes the session of a member look for something to send, if there is
-// one and the member does not hold what it shall.
-func (f *Fleet) wake(name string) {
+// one and the member does not hold what it shall; it tells whether there is.
+func (f *Fleet) wake(name string) bool {
 	m, desired := f.members[name], f.desired(name)
 	if m == nil || m.session == nil || desired == nil || m.heldHash == "" || m.heldHash == desired.Hash || m.session.inflight != nil {
-		return
+		return false
 	}
 	m.session.nudge()
+	return true
 }

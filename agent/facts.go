@@ -57,7 +57,10 @@ func (f *factFinder) find() *federationv1.Facts {
 		Replicas: 1, MaxReplicas: 1,
 		LinkRoles: true,
 	}
-	if m, ok := f.rt.(broker.Measurer); ok {
+	if m, ok := f.rt.(broker.Measurer); !ok {
+		facts.StorageCapacity = capacity(facts.Storage, f.dataDir)
+		facts.Memory = memoryLimit(facts.Memory, cgroupLimits)
+	} else {
 		c := m.Capacity()
 		facts.Storage, facts.Memory = c.Storage, c.Memory
 		facts.Replicas, facts.MaxReplicas = int32(c.Servers), int32(c.Max)
@@ -67,10 +70,19 @@ func (f *factFinder) find() *federationv1.Facts {
 		}
 	}
 	facts.Storage = facts.Storage / storageStep * storageStep
+	facts.StorageCapacity = facts.StorageCapacity / storageStep * storageStep
 	return facts
 }
 
-// watch follows what changes. Less than a tenth of the free space is no news.
+// unlessMuch is the old number as long as the new one differs by no more than a tenth.
+func unlessMuch(old, now int64) int64 {
+	if d := now - old; max(d, -d) <= old/10 {
+		return old
+	}
+	return now
+}
+
+// watch follows what changes. Less than a tenth of the space is no news.
 func (f *factFinder) watch(ctx context.Context, pic *picture) {
 	interval := factsInterval
 	if _, ok := f.rt.(broker.Measurer); ok {
@@ -85,9 +97,8 @@ func (f *factFinder) watch(ctx context.Context, pic *picture) {
 		case <-t.C:
 		}
 		old, now := pic.now().facts, f.find()
-		if d := now.Storage - old.Storage; max(d, -d) <= old.Storage/10 {
-			now.Storage = old.Storage
-		}
+		now.Storage = unlessMuch(old.Storage, now.Storage)
+		now.StorageCapacity = unlessMuch(old.StorageCapacity, now.StorageCapacity)
 		pic.setFacts(now)
 	}
 }

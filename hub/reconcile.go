@@ -286,5 +286,6 @@ func sameRuntime(a, b *v1alpha1.AgentInfo) bool {
 	if a == nil || b == nil {
 		return a == b
 	}
-	return a.Runtime == b.Runtime && a.MaxReplicas == b.MaxReplicas && a.LinkRoles == b.LinkRoles
+	return a.Runtime == b.Runtime && a.MaxReplicas == b.MaxReplicas && a.LinkRoles == b.LinkRoles &&
+		a.StorageCapacity == b.StorageCapacity && a.Memory == b.Memory
 }

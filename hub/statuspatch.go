@@ -247,13 +247,14 @@ func (f *facts) agent(p *patch, have *v1alpha1.AgentInfo, said MemberFacts) {
 	want := v1alpha1.AgentInfo{
 		Version: said.Agent.Version, BrokerVersion: said.Agent.BrokerVersion, Runtime: said.Agent.Runtime,
 		Storage: max(said.Facts.GetStorage(), 0), Memory: max(said.Facts.GetMemory(), 0),
-		Replicas: max(said.Facts.GetReplicas(), 0), MaxReplicas: max(said.Facts.GetMaxReplicas(), 0),
+		StorageCapacity: max(said.Facts.GetStorageCapacity(), 0),
+		Replicas:        max(said.Facts.GetReplicas(), 0), MaxReplicas: max(said.Facts.GetMaxReplicas(), 0),
 		LinkRoles:      said.Facts.GetLinkRoles(),
 		WantedReplicas: max(said.Facts.GetWantedReplicas(), 0), ReplicasReason: clip(said.Facts.GetReplicasReason()),
 	}
 	value := map[string]any{
 		"version": want.Version, "brokerVersion": want.BrokerVersion, "runtime": want.Runtime,
-		"storage": orNull(want.Storage), "memory": orNull(want.Memory),
+		"storage": orNull(want.Storage), "memory": orNull(want.Memory), "storageCapacity": orNull(want.StorageCapacity),
 		"replicas": orNull(int64(want.Replicas)), "maxReplicas": orNull(int64(want.MaxReplicas)),
 		"wantedReplicas": orNull(int64(want.WantedReplicas)), "replicasReason": orNull(want.ReplicasReason),
 		"linkRoles": orNull(want.LinkRoles),
@@ -263,7 +264,7 @@ func (f *facts) agent(p *patch, have *v1alpha1.AgentInfo, said MemberFacts) {
 		return
 	}
 	p.refresh("agent", value, !equality.Semantic.DeepEqual(*have, want),
-		notable(have.Storage, want.Storage, 0) || notable(have.Memory, want.Memory, 0) ||
+		notable(have.Storage, want.Storage, 0) || notable(have.Memory, want.Memory, 0) || have.StorageCapacity != want.StorageCapacity ||
 			have.Replicas != want.Replicas || have.MaxReplicas != want.MaxReplicas || have.LinkRoles != want.LinkRoles ||
 			have.WantedReplicas != want.WantedReplicas || have.ReplicasReason != want.ReplicasReason)
 }

@@ -177,12 +177,12 @@ func TestFacts(t *testing.T) {
 		{
 			name:   "first words",
 			seen:   Observation{Members: map[string]MemberFacts{"b": {Agent: agent, Facts: &federationv1.Facts{LinkKey: "UB", Endpoints: []string{"b:1", "b:2", "b:1"}, Storage: 5, Memory: 7}}}},
-			fields: `{"agent":{"brokerVersion":"2.15","linkRoles":null,"maxReplicas":null,"memory":7,"replicas":null,"replicasReason":null,"runtime":"embedded","storage":5,"version":"v1","wantedReplicas":null},"endpoints":["b:1","b:2"],"linkKey":"UB"}`, metric: "{}",
+			fields: `{"agent":{"brokerVersion":"2.15","linkRoles":null,"maxReplicas":null,"memory":7,"replicas":null,"replicasReason":null,"runtime":"embedded","storage":5,"storageCapacity":null,"version":"v1","wantedReplicas":null},"endpoints":["b:1","b:2"],"linkKey":"UB"}`, metric: "{}",
 		},
 		{
 			name: "only the disk filled up", have: known,
 			seen:   Observation{Members: map[string]MemberFacts{"b": {Agent: agent, Facts: &federationv1.Facts{LinkKey: "UB", Endpoints: []string{"b:1"}, Storage: 50}}}},
-			fields: "{}", metric: `{"agent":{"brokerVersion":"2.15","linkRoles":null,"maxReplicas":null,"memory":null,"replicas":null,"replicasReason":null,"runtime":"embedded","storage":50,"version":"v1","wantedReplicas":null}}`,
+			fields: "{}", metric: `{"agent":{"brokerVersion":"2.15","linkRoles":null,"maxReplicas":null,"memory":null,"replicas":null,"replicasReason":null,"runtime":"embedded","storage":50,"storageCapacity":null,"version":"v1","wantedReplicas":null}}`,
 		},
 		{
 			name: "no endpoints any more, no key yet", have: known,
@@ -244,6 +244,7 @@ func TestPlanDiffers(t *testing.T) {
 		"conditions": {func(m *v1alpha1.MemberCluster) { m.Status.Conditions = []metav1.Condition{{}} }, false},
 		"identity":   {func(m *v1alpha1.MemberCluster) { m.Status.Identity = &v1alpha1.MemberIdentity{} }, false},
 		"free disk":  {func(m *v1alpha1.MemberCluster) { m.Status.Agent.Storage = 2 }, false},
+		"capacity":   {func(m *v1alpha1.MemberCluster) { m.Status.Agent.StorageCapacity = 2 }, true},
 		"servers":    {func(m *v1alpha1.MemberCluster) { m.Status.Agent.Replicas = 3 }, false},
 		"runtime":    {func(m *v1alpha1.MemberCluster) { m.Status.Agent.Runtime = "statefulset" }, true},
 		"roles":      {func(m *v1alpha1.MemberCluster) { m.Status.Agent.LinkRoles = true }, true},

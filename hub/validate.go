@@ -118,7 +118,7 @@ func validFacts(f *federationv1.Facts) error {
 		return invalid("facts: the link key is no public user key")
 	case len(f.Endpoints) > maxEndpoints:
 		return invalid("facts: %d endpoints: at most %d", len(f.Endpoints), maxEndpoints)
-	case f.Storage < 0 || f.Memory < 0:
+	case f.Storage < 0 || f.StorageCapacity < 0 || f.Memory < 0:
 		return invalid("facts: negative capacity")
 	case f.Replicas < 0 || f.Replicas > maxServers || f.MaxReplicas < 0 || f.MaxReplicas > maxServers || f.WantedReplicas < 0 || f.WantedReplicas > maxServers:
 		return invalid("facts: %d of %d servers, of at most %d: expected 0 to %d", f.Replicas, f.WantedReplicas, f.MaxReplicas, maxServers)

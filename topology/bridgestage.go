@@ -330,15 +330,17 @@ func (p *bridgeStep) checkOwned(b *bridge, rep *report) {
 			return
 		}
 	}
+	last, _ := p.past.effective(b.ref).(*v1alpha1.Bridge)
+	runs := copiesAlready(b.object, last)
 	if len(p.owned[streamKey{b.scope, d.target}]) == 0 {
-		p.use.check(f, d.ownedAt, b.account, d.owned, nil, "spec.stream.target", rep)
+		p.use.check(f, d.ownedAt, b.account, d.owned, nil, runs, "spec.stream.target", rep)
 		return
 	}
 	for _, m := range d.ownedAt.list() {
 		extra := &federationv1.StreamSpec{Name: d.target, MemoryStorage: d.owned.MemoryStorage, MaxBytes: p.extra(b, m)}
 		one := newSet(len(f.names))
 		one.add(m)
-		if p.use.check(f, one, b.account, extra, nil, "spec.stream.target", rep); rep.refused {
+		if p.use.check(f, one, b.account, extra, nil, runs, "spec.stream.target", rep); rep.refused {
 			return
 		}
 	}

@@ -25,6 +25,7 @@ type fabric struct {
 	graph    *graph
 	awaits   bool                          // the endpoint of a member that has never connected
 	brokers  []*federationv1.BrokerSpec    // by member
+	rooms    []room                        // by member
 	several  []bool                        // by member: its broker may have several servers
 	stops    bool                          // some member does not pass on between two of its neighbours
 	spaces   [][]string                    // by account: namespaces

@@ -37,14 +37,14 @@ type placing struct {
 }
 
 // resolve makes the fabric of one version of a topology; nil if it is refused.
-// acceptedBefore tells that this very version was in effect until now, so that a
-// conflict about a member is the member's fault.
-func (r *resolver) resolve(t *v1alpha1.MessagingTopology, acceptedBefore bool, rep *report) *fabric {
+// before is the version that was in effect until now, or nil: if it is this very
+// one, a conflict about a member is the member's fault.
+func (r *resolver) resolve(t, before *v1alpha1.MessagingTopology, rep *report) *fabric {
 	checkTopology(t, rep)
 	if rep.refused {
 		return nil
 	}
-	p := &placing{r, t, acceptedBefore, rep, map[string]claim{}, map[string]Problem{}}
+	p := &placing{r, t, sameObject(t, before), rep, map[string]claim{}, map[string]Problem{}}
 	p.claimMembers()
 	if rep.refused {
 		return nil
@@ -73,6 +73,11 @@ func (r *resolver) resolve(t *v1alpha1.MessagingTopology, acceptedBefore bool, r
 			p.conflicts[name] = f.unsupportedReplicas(i, r.byName[name])
 		}
 	}
+	f.rooms = make([]room, len(f.names))
+	for i, name := range f.names {
+		f.rooms[i] = roomOf(r.byName[name])
+	}
+	p.checkRoom(f, before)
 	r.checkMembers(f, rep)
 	linkRules(f, r.byName, rep)
 	if rep.refused {

@@ -55,11 +55,11 @@ func newStreamStage(w *world, given []*v1alpha1.Stream, past history) *streamSta
 	}
 	for _, o := range given {
 		rep := &report{ref: refOf(KindStream, o)}
-		p := s.evaluate(o, old, false, rep)
-		s.problems = append(s.problems, rep.problems...)
 		last, _ := past.effective(rep.ref).(*v1alpha1.Stream)
+		p := s.evaluate(o, last, old, false, rep)
+		s.problems = append(s.problems, rep.problems...)
 		if p == nil && last != nil {
-			p = s.evaluate(last, old, true, &report{ref: rep.ref})
+			p = s.evaluate(last, last, old, true, &report{ref: rep.ref})
 		}
 		if p != nil {
 			s.accept(p)
@@ -88,8 +88,8 @@ func (s *streamStage) accept(p *placed) {
 }
 
 // evaluate checks one version of a Stream, by itself and with those before it;
-// nil if it is refused.
-func (s *streamStage) evaluate(o *v1alpha1.Stream, old *streamStage, lenient bool, rep *report) *placed {
+// nil if it is refused. last is the version that was in effect before, or nil.
+func (s *streamStage) evaluate(o, last *v1alpha1.Stream, old *streamStage, lenient bool, rep *report) *placed {
 	p := &placed{ref: rep.ref, object: o, name: cmp.Or(o.Spec.Name, o.Name)}
 	p.spec = streamSpec(o, p.name, rep)
 	var ok bool
@@ -121,7 +121,7 @@ func (s *streamStage) evaluate(o *v1alpha1.Stream, old *streamStage, lenient boo
 		}
 	}
 	if !rep.refused {
-		s.use.check(p.fabric, p.at, p.account, p.spec, o.Spec.Replicas, "spec.maxBytes", rep)
+		s.use.check(p.fabric, p.at, p.account, p.spec, o.Spec.Replicas, runsAlready(o, last), "spec.maxBytes", rep)
 	}
 	if rep.refused {
 		return nil
@@ -258,8 +258,9 @@ func (u usage) add(f *fabric, at set, account int32, spec *federationv1.StreamSp
 	}
 }
 
-// check refuses a stream that does not fit beside those before it.
-func (u usage) check(f *fabric, at set, account int32, spec *federationv1.StreamSpec, copies *int32, field string, rep *report) {
+// check refuses a stream that does not fit beside those before it. runs: it was
+// there before and takes no more than it did.
+func (u usage) check(f *fabric, at set, account int32, spec *federationv1.StreamSpec, copies *int32, runs bool, field string, rep *report) {
 	if spec.MaxBytes <= 0 {
 		return
 	}
@@ -279,10 +280,8 @@ func (u usage) check(f *fabric, at set, account int32, spec *federationv1.Stream
 	}
 	for _, m := range at.list() {
 		n, nodes := int64(f.copies(m, copies)), int64(leastServers(f.brokers[m]))
-		has, need := f.brokers[m].MaxStorage*nodes, spec.MaxBytes*n
-		if spec.MemoryStorage {
-			has = f.brokers[m].MaxMemory * nodes
-		}
+		server, machine := f.allowed(m, spec.MemoryStorage, runs)
+		has, need := server*nodes, spec.MaxBytes*n
 		all, each := fmt.Sprintf("%d bytes", has), ""
 		if nodes > 1 {
 			all = fmt.Sprintf("%d bytes (%d servers)", has, nodes)
@@ -291,6 +290,11 @@ func (u usage) check(f *fabric, at set, account int32, spec *federationv1.Stream
 			each = fmt.Sprintf(" (%d copies)", n)
 		}
 		if used := r.of(spec)[m]; used+need > has {
+			if machine {
+				rep.refuse(field, v1alpha1.ReasonInsufficientCapacity, "stream %s needs %d bytes%s on %s, whose machine has %d bytes of %s for streams, of which %d are reserved already: lower maxBytes, place it elsewhere, or give the member more",
+					spec.Name, need, each, f.names[m], f.rooms[m].of(spec), kind, used)
+				return
+			}
 			rep.refuse(field, v1alpha1.ReasonInsufficientCapacity, "stream %s needs %d bytes%s on %s, where %d of %s of %s are reserved already: lower maxBytes, or raise the %s of its group's broker",
 				spec.Name, need, each, f.names[m], used, all, kind, kind)
 			return

@@ -37,10 +37,10 @@ func newWorld(topologies []*v1alpha1.MessagingTopology, members []*v1alpha1.Memb
 	for _, t := range topologies {
 		rep := &report{ref: refOf(KindTopology, t)}
 		last, _ := past.effective(rep.ref).(*v1alpha1.MessagingTopology)
-		f := r.resolve(t, sameObject(t, last), rep)
+		f := r.resolve(t, last, rep)
 		w.problems = append(w.problems, rep.problems...)
 		if f == nil && last != nil && !sameObject(t, last) {
-			f = r.resolve(last, true, &report{ref: rep.ref})
+			f = r.resolve(last, last, &report{ref: rep.ref})
 		}
 		if f == nil {
 			if past.mayHold(rep.ref) {

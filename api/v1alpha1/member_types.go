@@ -194,6 +194,12 @@ type AgentInfo struct {
 	//
 	// +optional
 	Storage int64 `json:"storage,omitempty"`
+	// StorageCapacity is what streams may take of the disk in all, in bytes: what is
+	// free, and what the member stores already. It is known of embedded brokers; the
+	// volumes of others are made as the topology asks.
+	//
+	// +optional
+	StorageCapacity int64 `json:"storageCapacity,omitempty"`
 	// Memory of the machine, or of one of several servers, in bytes.
 	//
 	// +optional

@@ -126,7 +126,12 @@ const (
 // +kubebuilder:validation:XValidation:rule="!has(self.memory) || type(self.memory) != int || self.memory > 0",message="memory is more than 0",fieldPath=".memory"
 // +kubebuilder:validation:XValidation:rule="!has(self.maxPayload) || type(self.maxPayload) != int || self.maxPayload > 0",message="maxPayload is more than 0",fieldPath=".maxPayload"
 type BrokerTemplate struct {
-	// Storage is the most disk that JetStream may use on each server. Default 10Gi.
+	// Storage is the most disk that JetStream may use on each server. Default 10Gi. A
+	// topology that asks for more than a member with an embedded broker has
+	// (status.agent.storageCapacity, and a tenth more) is refused with
+	// InsufficientCapacity; the default is not: there streams may reserve what the
+	// member has. A topology that is in effect stays so when a smaller member joins,
+	// and that member says it.
 	//
 	// +optional
 	// +kubebuilder:validation:Pattern=`^([1-9][0-9]{0,18}(\.[0-9]{1,9})?|0\.[0-9]{0,8}[1-9])(k|Ki|[MGTPE]i?)?$`
@@ -134,7 +139,8 @@ type BrokerTemplate struct {
 	// +kubebuilder:validation:XIntOrString
 	Storage *resource.Quantity `json:"storage,omitempty"`
 	// Memory is the most memory that JetStream's memory streams may use on each
-	// server. Default 256Mi.
+	// server. Default 256Mi. It is compared with status.agent.memory as storage is
+	// with the disk.
 	//
 	// +optional
 	// +kubebuilder:validation:Pattern=`^([1-9][0-9]{0,18}(\.[0-9]{1,9})?|0\.[0-9]{0,8}[1-9])(k|Ki|[MGTPE]i?)?$`

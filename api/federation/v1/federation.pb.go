@@ -842,8 +842,11 @@ type Facts struct {
 	// follows the load; 0: not said.
 	WantedReplicas int32  `protobuf:"varint,8,opt,name=wanted_replicas,json=wantedReplicas,proto3" json:"wanted_replicas,omitempty"`
 	ReplicasReason string `protobuf:"bytes,9,opt,name=replicas_reason,json=replicasReason,proto3" json:"replicas_reason,omitempty"`
-	unknownFields  protoimpl.UnknownFields
-	sizeCache      protoimpl.SizeCache
+	// Bytes that the streams may take in all where the broker is embedded: what is
+	// free and what the member stores already; 0: not said.
+	StorageCapacity int64 `protobuf:"varint,10,opt,name=storage_capacity,json=storageCapacity,proto3" json:"storage_capacity,omitempty"`
+	unknownFields   protoimpl.UnknownFields
+	sizeCache       protoimpl.SizeCache
 }
 
 func (x *Facts) Reset() {
@@ -937,6 +940,13 @@ func (x *Facts) GetReplicasReason() string {
 		return x.ReplicasReason
 	}
 	return ""
+}
+
+func (x *Facts) GetStorageCapacity() int64 {
+	if x != nil {
+		return x.StorageCapacity
+	}
+	return 0
 }
 
 // Welcome answers Hello.
@@ -2911,7 +2921,7 @@ const file_federation_v1_federation_proto_rawDesc = "" +
 	"\tAgentInfo\x12\x18\n" +
 	"\aversion\x18\x01 \x01(\tR\aversion\x12%\n" +
 	"\x0ebroker_version\x18\x02 \x01(\tR\rbrokerVersion\x12\x18\n" +
-	"\aruntime\x18\x03 \x01(\tR\aruntime\"\xa2\x02\n" +
+	"\aruntime\x18\x03 \x01(\tR\aruntime\"\xcd\x02\n" +
 	"\x05Facts\x12\x19\n" +
 	"\blink_key\x18\x01 \x01(\tR\alinkKey\x12\x1c\n" +
 	"\tendpoints\x18\x02 \x03(\tR\tendpoints\x12\x18\n" +
@@ -2922,7 +2932,9 @@ const file_federation_v1_federation_proto_rawDesc = "" +
 	"\n" +
 	"link_roles\x18\a \x01(\bR\tlinkRoles\x12'\n" +
 	"\x0fwanted_replicas\x18\b \x01(\x05R\x0ewantedReplicas\x12'\n" +
-	"\x0freplicas_reason\x18\t \x01(\tR\x0ereplicasReason\"s\n" +
+	"\x0freplicas_reason\x18\t \x01(\tR\x0ereplicasReason\x12)\n" +
+	"\x10storage_capacity\x18\n" +
+	" \x01(\x03R\x0fstorageCapacity\"s\n" +
 	"\aWelcome\x12\x14\n" +
 	"\x05epoch\x18\x01 \x01(\x04R\x05epoch\x12+\n" +
 	"\x11heartbeat_seconds\x18\x02 \x01(\rR\x10heartbeatSeconds\x12%\n" +

@@ -106,7 +106,7 @@ func TestGolden(t *testing.T) {
 // TestKnownFields decodes what is rendered into the types of the API server: a
 // field that they do not have fails.
 func TestKnownFields(t *testing.T) {
-	foreign := []string{"CustomResourceDefinition", "Certificate", "Issuer", "ServiceMonitor", "TLSRoute"}
+	foreign := []string{"CustomResourceDefinition", "Certificate", "Issuer", "ServiceMonitor", "PrometheusRule", "TLSRoute"}
 	for _, chart := range []string{"hub", "agent"} {
 		for _, values := range cases(t, chart) {
 			for _, doc := range documents(render(t, chart, values)) {

@@ -247,10 +247,14 @@ func (w *partWriter) gather() map[place][]imported {
 	for p := range w.dirty.places {
 		size[p] = 0
 	}
-	var runs [][]imported
+	type placedRun struct {
+		place
+		in []imported
+	}
+	var runs []placedRun
 	note := func(p place, in []imported) {
 		size[p] += len(in)
-		runs = append(runs, in)
+		runs = append(runs, placedRun{p, in})
 	}
 	for _, l := range w.lowered {
 		if len(l.at) > 8*len(size) {
@@ -271,8 +275,8 @@ func (w *partWriter) gather() map[place][]imported {
 	for p, n := range size {
 		out[p] = make([]imported, 0, n)
 	}
-	for _, in := range runs {
-		out[in[0].place] = append(out[in[0].place], in...)
+	for _, r := range runs {
+		out[r.place] = append(out[r.place], r.in...)
 	}
 	return out
 }

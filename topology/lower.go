@@ -12,7 +12,8 @@ import (
 // lowered is what an accepted bridge asks of the members.
 type lowered struct {
 	fabric *fabric
-	// imports by place, perhaps with some twice; at tells where each place begins.
+	// imports, perhaps with some twice, and without places: at tells which of them each
+	// place has. Places that have the same share them.
 	imports []imported
 	at      []run
 	largest int // size of a run
@@ -222,10 +223,8 @@ func (l *lowering) hops() []Hop {
 	return out
 }
 
+// compareImports orders the imports of one place.
 func compareImports(a, b imported) int {
-	if c := comparePlaces(a.place, b.place); c != 0 {
-		return c
-	}
 	if a.service != b.service {
 		if b.service {
 			return -1
@@ -245,14 +244,25 @@ func (l *lowering) finish() *lowered {
 		keys[i] = (uint64(p.member)*accounts+uint64(p.account))<<width | uint64(i)
 	}
 	slices.Sort(keys)
-	out := &lowered{fabric: l.fabric, imports: make([]imported, len(l.out))}
-	for i, k := range keys {
-		out.imports[i] = l.out[k&(1<<width-1)]
-		if p := out.imports[i].place; i == 0 || p != out.at[len(out.at)-1].place {
-			out.at = append(out.at, run{p, int32(i), int32(i), 0})
+	out := &lowered{fabric: l.fabric}
+	// Most places get what others get: what is alike is kept once.
+	var ranges sharedRanges
+	var in []imported
+	for i := 0; i < len(keys); {
+		at := l.out[keys[i]&(1<<width-1)].place
+		in = in[:0]
+		for ; i < len(keys); i++ {
+			x := l.out[keys[i]&(1<<width-1)]
+			if x.place != at {
+				break
+			}
+			x.place = place{}
+			in = append(in, x)
 		}
-		out.at[len(out.at)-1].to = int32(i + 1)
+		from, to := ranges.add(out, in)
+		out.at = append(out.at, run{at, from, to, 0})
 	}
+	out.imports = slices.Clip(out.imports)
 	out.sizes()
 	return out
 }

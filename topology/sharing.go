@@ -60,3 +60,28 @@ func (s *sharing) hash(in []imported) uint64 {
 func sayTheSame(a, b imported) bool {
 	return a.source == b.source && a.service == b.service && a.renamed == b.renamed && a.subject == b.subject && a.to == b.to
 }
+
+// sharedRanges finds, of what a bridge imports into one place, whether another place
+// has the same.
+type sharedRanges struct {
+	sharing
+	known map[uint64][][2]int32
+}
+
+// add returns where in l.imports those given are, which are added if need be.
+func (s *sharedRanges) add(l *lowered, in []imported) (from, to int32) {
+	if s.known == nil {
+		s.seed, s.known = maphash.MakeSeed(), map[uint64][][2]int32{}
+	}
+	key := s.hash(in)
+	for _, r := range s.known[key] {
+		if slices.EqualFunc(l.imports[r[0]:r[1]], in, sayTheSame) {
+			return r[0], r[1]
+		}
+	}
+	from = int32(len(l.imports))
+	l.imports = append(l.imports, in...)
+	to = int32(len(l.imports))
+	s.known[key] = append(s.known[key], [2]int32{from, to})
+	return from, to
+}

@@ -106,8 +106,14 @@ func (a *applier) setAccounts(ctx context.Context, h *held, leaving map[string]b
 		}
 	}
 	accounts := map[string]bool{}
-	for name := range claims {
+	for name, c := range claims {
 		accounts[name] = true
+		if a.secrets == nil {
+			continue
+		}
+		if err := a.secrets.revoke(name, c); err != nil {
+			errs[name] = errors.Join(errs[name], err)
+		}
 	}
 	a.conns.keep(accounts)
 	for name, err := range a.rt.SetAccounts(ctx, claims) {

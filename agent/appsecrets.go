@@ -14,7 +14,10 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"time"
+
+	"github.com/nats-io/jwt/v2"
 
 	"github.com/sealane/sealane/broker"
 	"github.com/sealane/sealane/broker/statefulset/kube"
@@ -44,8 +47,10 @@ type appSecrets struct {
 	file    string
 	now     func() time.Time
 
-	// written is what is there, by namespace and account: it is on the disk before the
-	// Secret is written, so that none is forgotten.
+	// mu guards written: the applier asks whose access has ended.
+	mu sync.Mutex
+	// written is what is there or was, by namespace and account: it is on the disk
+	// before the Secret is written, so that none is forgotten. Nil: not read yet.
 	written map[string]appSecret
 	applied map[string]applied
 	said    map[string]string
@@ -55,6 +60,12 @@ type appSecret struct {
 	Namespace string    `json:"namespace"`
 	Account   string    `json:"account"`
 	Issued    time.Time `json:"issued"`
+	// Ended: what was issued until then is worth nothing any more. It is remembered
+	// until all of it has expired.
+	Ended time.Time `json:"ended,omitzero"`
+	// Lost tells that there is no access now, Gone that the Secret is removed too.
+	Lost bool `json:"lost,omitempty"`
+	Gone bool `json:"gone,omitempty"`
 }
 
 func (s appSecret) key() string { return s.Namespace + "/" + s.Account }
@@ -98,26 +109,39 @@ func (s *appSecrets) complain(key string, err error) {
 }
 
 func (s *appSecrets) pass(ctx context.Context) error {
-	if s.written == nil {
-		if err := s.load(); err != nil {
-			return err
-		}
-	}
-	want := s.want()
-	if err := s.note(want); err != nil {
+	present, ended, err := s.note(s.want())
+	if err != nil {
 		return err
 	}
-	for _, key := range slices.Sorted(maps.Keys(s.written)) {
-		w := s.written[key]
+	if ended {
+		s.wakeApplier() // the users stop to work whether or not the Secrets can be removed
+	}
+	for _, w := range present {
 		var err error
-		if want[key] {
+		switch {
+		case !w.Lost:
 			err = s.write(ctx, w)
-		} else {
+		case !w.Gone:
 			err = s.remove(ctx, w)
 		}
-		s.complain(key, err)
+		s.complain(w.key(), err)
 	}
-	return s.save()
+	return nil
+}
+
+// revoke ends the users of an account in the namespaces that lost access to it.
+func (s *appSecrets) revoke(account string, c *jwt.AccountClaims) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if err := s.load(); err != nil {
+		return err
+	}
+	for _, w := range s.written {
+		if w.Account == account && !w.Ended.IsZero() {
+			broker.RevokeUser(c, s.keyring.AppUserIn(account, w.Namespace), w.Ended)
+		}
+	}
+	return nil
 }
 
 // want is which Secrets there shall be.
@@ -137,27 +161,55 @@ func (s *appSecrets) want() map[string]bool {
 	return want
 }
 
-// note begins with what is new and renews what is old, on the disk first.
-func (s *appSecrets) note(want map[string]bool) error {
+// note begins with what is new, renews what is old, ends what is not wanted any more and
+// forgets what has expired, on the disk first. It returns all that there is, and whether
+// something has ended.
+func (s *appSecrets) note(want map[string]bool) (present []appSecret, ended bool, err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if err := s.load(); err != nil {
+		return nil, false, err
+	}
 	now := s.now().UTC().Truncate(time.Second)
-	changed := false
+	next := maps.Clone(s.written)
 	for key := range want {
-		w, ok := s.written[key]
-		if ok && now.Sub(w.Issued) < credsLife/3 {
+		w, ok := next[key]
+		if ok && !w.Lost && now.Sub(w.Issued) < credsLife/3 {
 			continue
 		}
 		ns, account, _ := strings.Cut(key, "/")
-		s.written[key] = appSecret{Namespace: ns, Account: account, Issued: now}
-		changed = true
+		w = appSecret{Namespace: ns, Account: account, Issued: now, Ended: w.Ended}
+		if !w.Issued.After(w.Ended) {
+			w.Issued = w.Ended.Add(time.Second)
+		}
+		next[key] = w
 	}
-	if changed {
-		return s.save()
+	for key, w := range next {
+		if !want[key] && !w.Lost {
+			w.Lost, w.Ended = true, now
+			if w.Issued.After(now) {
+				w.Ended = w.Issued
+			}
+			ended = true
+		}
+		if now.Sub(w.Ended) > credsLife {
+			w.Ended = time.Time{}
+		}
+		if next[key] = w; w.Gone && w.Ended.IsZero() {
+			delete(next, key)
+		}
 	}
-	return nil
+	if err := s.save(next); err != nil {
+		return nil, false, err
+	}
+	for _, key := range slices.Sorted(maps.Keys(next)) {
+		present = append(present, next[key])
+	}
+	return present, ended, nil
 }
 
 func (s *appSecrets) write(ctx context.Context, w appSecret) error {
-	creds, err := broker.UserCredsUntil(s.keyring, w.Account, w.Issued, w.Issued.Add(credsLife))
+	creds, err := broker.UserCredsIn(s.keyring, w.Account, w.Namespace, w.Issued, w.Issued.Add(credsLife))
 	if err != nil {
 		return err
 	}
@@ -197,15 +249,23 @@ func (s *appSecrets) remove(ctx context.Context, w appSecret) error {
 	if err := s.client.Delete(ctx, "v1/Secret", w.Namespace, secretPrefix+w.Account); err != nil {
 		return err
 	}
-	delete(s.written, w.key())
 	delete(s.applied, w.key())
-	return nil
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	next := maps.Clone(s.written)
+	w.Gone = true
+	next[w.key()] = w
+	return s.save(next)
 }
 
+// load reads what is on the disk, once. mu is held.
 func (s *appSecrets) load() error {
+	if s.written != nil {
+		return nil
+	}
 	b, err := os.ReadFile(s.file)
-	s.written = map[string]appSecret{}
 	if errors.Is(err, fs.ErrNotExist) {
+		s.written = map[string]appSecret{}
 		return nil
 	}
 	var l []appSecret
@@ -213,18 +273,19 @@ func (s *appSecrets) load() error {
 		err = json.Unmarshal(b, &l)
 	}
 	if err != nil {
-		s.written = nil
 		return fmt.Errorf("which Secrets there are of applications cannot be read: %w", err)
 	}
+	s.written = map[string]appSecret{}
 	for _, w := range l {
 		s.written[w.key()] = w
 	}
 	return nil
 }
 
-func (s *appSecrets) save() error {
+// save makes next what is there, on the disk first. mu is held.
+func (s *appSecrets) save(next map[string]appSecret) error {
 	l := []appSecret{}
-	for _, w := range s.written {
+	for _, w := range next {
 		l = append(l, w)
 	}
 	slices.SortFunc(l, func(a, b appSecret) int { return cmp.Compare(a.key(), b.key()) })
@@ -232,8 +293,11 @@ func (s *appSecrets) save() error {
 	if err != nil {
 		return err
 	}
-	if have, err := os.ReadFile(s.file); err == nil && string(have) == string(b) {
-		return nil
+	if have, err := os.ReadFile(s.file); err != nil || string(have) != string(b) {
+		if err := writeFile(s.file, b, 0o600); err != nil {
+			return err
+		}
 	}
-	return writeFile(s.file, b, 0o600)
+	s.written = next
+	return nil
 }

@@ -73,7 +73,7 @@ func TestAppSecrets(t *testing.T) {
 	}
 	now := time.Now()
 	open := func(granted ...string) *appSecrets {
-		m := &member{name: "a", log: slog.New(slog.DiscardHandler), rt: place{}, keyring: keyring, holder: holder}
+		m := &member{name: "a", log: slog.New(slog.DiscardHandler), rt: place{}, keyring: keyring, holder: holder, work: make(chan struct{}, 1)}
 		k := &KubernetesOptions{CredentialNamespaces: granted, Client: &kube.Client{Base: server.URL, HTTP: server.Client()}}
 		s := k.secrets(m, dir)
 		s.now = func() time.Time { return now }
@@ -150,4 +150,38 @@ func TestAppSecrets(t *testing.T) {
 	s = open("web")
 	check(t, s.pass(ctx))
 	want("web/sealane-app")
+
+	// The users of those that lost access are revoked, and no others: until what they
+	// had has expired, or for good what was issued before they had access again.
+	revoked := func(s *appSecrets, account, namespace string, issued time.Time) bool {
+		t.Helper()
+		c := jwt.NewAccountClaims(keyring.Account(account).Public)
+		check(t, s.revoke(account, c))
+		return c.Revocations.IsRevoked(keyring.AppUserIn(account, namespace).Public, issued)
+	}
+	for _, s := range []*appSecrets{s, open("web")} {
+		if !revoked(s, "app", "shop", now) || !revoked(s, "all", "web", now) || revoked(s, "app", "web", now.Add(-credsLife)) {
+			t.Errorf("revoked: %+v", s.written)
+		}
+	}
+	s = open("shop", "web")
+	hold(&federationv1.AccountSpec{Name: "app", Application: true, Namespaces: []string{"shop", "web"}})
+	check(t, s.pass(ctx))
+	want("shop/sealane-app", "web/sealane-app")
+	data = api.objects["shop/sealane-app"]
+	token, err = jwt.ParseDecoratedJWT([]byte(decode("user.creds")))
+	check(t, err)
+	claims, err = jwt.DecodeUserClaims(token)
+	check(t, err)
+	if issued := time.Unix(claims.IssuedAt, 0); revoked(s, "app", "shop", issued) || !revoked(s, "app", "shop", issued.Add(-time.Second)) {
+		t.Errorf("what is issued now shall work, what was before not: %+v", s.written)
+	}
+	now = now.Add(credsLife + time.Minute)
+	check(t, s.pass(ctx))
+	if c := jwt.NewAccountClaims(keyring.Account("app").Public); s.revoke("app", c) != nil || len(c.Revocations) > 0 {
+		t.Errorf("what has expired is remembered: %v", c.Revocations)
+	}
+	if len(s.written) != 2 {
+		t.Errorf("what has gone is remembered: %+v", s.written)
+	}
 }

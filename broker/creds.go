@@ -29,16 +29,25 @@ func UserCreds(k *Keyring, account string) ([]byte, error) {
 	return FormatCreds(token, user)
 }
 
-// UserCredsUntil is UserCreds with an issue time of its own, and an end.
-func UserCredsUntil(k *Keyring, account string, issuedAt, end time.Time) ([]byte, error) {
-	user := k.AppUser(account)
-	c := newUser(user.Public, account, appTypes)
+// UserCredsIn is UserCreds for the applications in one namespace: with a key of its
+// own, so that it can be revoked alone, an issue time and an end.
+func UserCredsIn(k *Keyring, account, namespace string, issuedAt, end time.Time) ([]byte, error) {
+	user := k.AppUserIn(account, namespace)
+	c := newUser(user.Public, account+" in "+namespace, appTypes)
 	c.Expires = end.Unix()
 	token, err := Sign(c, k.Account(account), issuedAt)
 	if err != nil {
 		return nil, err
 	}
 	return FormatCreds(token, user)
+}
+
+// RevokeUser ends what was issued to a user until some time.
+func RevokeUser(c *jwt.AccountClaims, user KeyPair, until time.Time) {
+	if c.Revocations == nil {
+		c.Revocations = jwt.RevocationList{}
+	}
+	c.Revocations[user.Public] = max(c.Revocations[user.Public], until.Unix())
 }
 
 // AgentJWT is the user JWT of the agent itself in an account, over

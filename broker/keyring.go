@@ -170,6 +170,12 @@ func (k *Keyring) AppUser(account string) KeyPair {
 	return k.derive(nkeys.PrefixByteUser, "user/app/"+account)
 }
 
+// AppUserIn is the key that the applications of an account share in one namespace of
+// a cluster.
+func (k *Keyring) AppUserIn(account, namespace string) KeyPair {
+	return k.derive(nkeys.PrefixByteUser, "user/app/"+account+"/in/"+namespace)
+}
+
 // derive makes the key for a purpose. It cannot fail: HKDF-SHA256 gives 32
 // bytes for any input, and any 32 bytes are an nkey seed.
 func (k *Keyring) derive(prefix nkeys.PrefixByte, purpose string) KeyPair {

@@ -38,6 +38,8 @@ func TestDerivation(t *testing.T) {
 		"system":    k.Account(SystemAccount).Public,
 		"agent app": k.AgentUser("app").Public,
 		"app app":   k.AppUser("app").Public,
+		"in shop":   k.AppUserIn("app", "shop").Public,
+		"in web":    k.AppUserIn("app", "web").Public,
 	}
 	want := map[string]string{
 		"operator":  "OCBDD3OOBLV7AQDERI3O7RBOFM7QHR4DKHGOZRCVN4BTXW3NQJYBD7FF",
@@ -48,6 +50,8 @@ func TestDerivation(t *testing.T) {
 		"system":    "AABBD4Q62DMNK2ZWJRWM2MWKF57FIOA2II3P4HDYK7TGHUUOXLBF3O3L",
 		"agent app": "UBTS5QO5UV7AA7QBWQAR6B4LXB4YPENWIJKE5YWPBGLWIITIV2XNFMDU",
 		"app app":   "UDF57HF6BHHETANM23O7X5V5YVAKMI3BTRYXX57SNGO3NKUP7H3D7E4Z",
+		"in shop":   "UCT2RL7C7XFQRFD6MCNEOC27WGYYVNSPW7ECU6S5TQMUTZLD3Z6GQ3HD",
+		"in web":    "UAD3CL4ZFDEVDE2IIJIPJ6V2KAEYNKRQK777VI6IYPL2BN5BHA7V22CV",
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("keys changed (-want +got):\n%s", diff)

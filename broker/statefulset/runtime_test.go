@@ -32,6 +32,7 @@ const testDomain = "test.local"
 // world is one member whose servers run on this machine.
 type world struct {
 	t       *testing.T
+	name    string
 	place   *machine
 	keyring *broker.Keyring
 	dir     string
@@ -73,14 +74,18 @@ func eventually(t *testing.T, what string, f func() error) {
 
 func newWorld(t *testing.T, replicas int) *world {
 	t.Helper()
-	w := &world{t: t, place: newMachine(t), dir: t.TempDir()}
+	return newMember(t, newFederation(t), "a", replicas)
+}
+
+func newMember(t *testing.T, ca *federation, name string, replicas int) *world {
+	t.Helper()
+	w := &world{t: t, name: name, place: newMachine(t), dir: t.TempDir(), ca: ca}
 	var err error
 	if w.keyring, err = broker.LoadOrCreateKeyring(w.dir + "/seed"); err != nil {
 		t.Fatal(err)
 	}
-	w.ca = newFederation(t)
 	w.config = broker.Config{
-		Cluster: "a", TrustDomain: testDomain, TLS: w.ca.issue(t, "a"), Authorities: [][]byte{w.ca.cert.Raw},
+		Cluster: name, TrustDomain: testDomain, TLS: w.ca.issue(t, name), Authorities: [][]byte{w.ca.cert.Raw},
 		Spec: &federationv1.BrokerSpec{MaxStorage: 64 << 20, MaxMemory: 8 << 20, Replicas: int32(replicas)},
 	}
 	w.open()
@@ -92,7 +97,7 @@ func (w *world) open() {
 	w.t.Helper()
 	var err error
 	log := slog.New(slog.NewTextHandler(&agentWriter{w.t}, nil))
-	if w.rt, err = New(Options{DataDir: w.dir, Member: "a", Keyring: w.keyring, Place: w.place, Log: log}); err != nil {
+	if w.rt, err = New(Options{DataDir: w.dir, Member: w.name, Keyring: w.keyring, Place: w.place, Log: log}); err != nil {
 		w.t.Fatal(err)
 	}
 }
@@ -204,7 +209,7 @@ func (w *world) account(names ...string) {
 
 func (w *world) setAccounts() {
 	w.t.Helper()
-	claims, errs := w.keyring.Accounts("a", w.parts)
+	claims, errs := w.keyring.Accounts(w.name, w.parts)
 	if len(errs) > 0 {
 		w.t.Fatal(errs)
 	}

@@ -112,7 +112,7 @@ func (h *held) ids() []string { return slices.Sorted(maps.Keys(h.parts)) }
 // holder keeps the present held state and writes each next one to the journal
 // before anyone sees it.
 type holder struct {
-	journal *journal
+	journal *journal // nil: in memory only
 
 	mu  sync.Mutex
 	cur *held
@@ -145,8 +145,10 @@ func (h *holder) change(f func(*held) bool) (*held, error) {
 	}
 	next.generation++
 	next.rehash()
-	if err := h.journal.save(next.state()); err != nil {
-		return h.cur, err
+	if h.journal != nil {
+		if err := h.journal.save(next.state()); err != nil {
+			return h.cur, err
+		}
 	}
 	h.cur = next
 	return next, nil

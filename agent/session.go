@@ -125,17 +125,7 @@ func (c *hubClient) session(ctx context.Context) error {
 		return explainSession(err)
 	}
 	s := &session{hubClient: c, stream: stream}
-	view, h := c.pic.now(), c.holder.now()
-	if err := s.send(&federationv1.AgentMessage{Body: &federationv1.AgentMessage_Hello{Hello: &federationv1.Hello{
-		Protocol:  federationv1.ProtocolVersion,
-		Agent:     c.info,
-		Features:  features,
-		HeldHash:  h.hash,
-		Epoch:     h.epoch,
-		Revision:  h.revision,
-		Facts:     view.facts,
-		Unapplied: brief(view.unapplied()),
-	}}}); err != nil {
+	if err := s.hello(); err != nil {
 		return explainSession(err)
 	}
 	recv := s.receive(ctx)
@@ -163,6 +153,21 @@ type session struct {
 	again <-chan time.Time
 	// applying is the last update, while it is not applied; nil: there is none.
 	applying *applying
+}
+
+// hello opens the session.
+func (s *session) hello() error {
+	view, h := s.pic.now(), s.holder.now()
+	return s.send(&federationv1.AgentMessage{Body: &federationv1.AgentMessage_Hello{Hello: &federationv1.Hello{
+		Protocol:  federationv1.ProtocolVersion,
+		Agent:     s.info,
+		Features:  features,
+		HeldHash:  h.hash,
+		Epoch:     h.epoch,
+		Revision:  h.revision,
+		Facts:     view.facts,
+		Unapplied: brief(view.unapplied()),
+	}}})
 }
 
 type received struct {
@@ -211,30 +216,30 @@ func (s *session) welcome(ctx context.Context, recv <-chan received) (*federatio
 		if r.err != nil {
 			return nil, explainSession(r.err)
 		}
-		w := r.msg.GetWelcome()
-		if w == nil {
-			return nil, fmt.Errorf("the hub did not begin with a welcome")
-		}
-		ok, err := s.holder.sawEpoch(w.Epoch)
-		if err != nil {
-			return nil, err
-		}
-		if !ok {
-			return nil, fmt.Errorf("the hub is of epoch %d, but this member has seen %d: it was restored from an old backup (raise the number in the file epoch of the hub's data folder above %d)",
-				w.Epoch, s.holder.now().epoch, s.holder.now().epoch)
-		}
-		return w, nil
+		return s.judge(r.msg)
 	}
+}
+
+// judge is what is thought of the hub's first message.
+func (s *session) judge(m *federationv1.HubMessage) (*federationv1.Welcome, error) {
+	w := m.GetWelcome()
+	if w == nil {
+		return nil, fmt.Errorf("the hub did not begin with a welcome")
+	}
+	ok, err := s.holder.sawEpoch(w.Epoch)
+	if err != nil {
+		return nil, err
+	}
+	if !ok {
+		return nil, fmt.Errorf("the hub is of epoch %d, but this member has seen %d: it was restored from an old backup (raise the number in the file epoch of the hub's data folder above %d)",
+			w.Epoch, s.holder.now().epoch, s.holder.now().epoch)
+	}
+	return w, nil
 }
 
 // run tells what is new and takes what comes until the session fails.
 func (s *session) run(ctx context.Context, w *federationv1.Welcome, recv <-chan received) error {
-	if w.WantInventory {
-		if err := s.sendInventory(); err != nil {
-			return err
-		}
-	}
-	if err := s.report(); err != nil {
+	if err := s.begin(w); err != nil {
 		return err
 	}
 	interval := time.Duration(w.HeartbeatSeconds) * time.Second
@@ -264,14 +269,27 @@ func (s *session) run(ctx context.Context, w *federationv1.Welcome, recv <-chan 
 		case <-s.again:
 			return errors.New("an update could not be kept, asking for it again")
 		case <-heartbeat.C:
-			err := s.send(&federationv1.AgentMessage{Body: &federationv1.AgentMessage_Heartbeat{
-				Heartbeat: &federationv1.Heartbeat{HeldHash: s.holder.now().hash},
-			}})
-			if err != nil {
+			if err := s.heartbeat(); err != nil {
 				return err
 			}
 		}
 	}
+}
+
+// begin answers the welcome.
+func (s *session) begin(w *federationv1.Welcome) error {
+	if w.WantInventory {
+		if err := s.sendInventory(); err != nil {
+			return err
+		}
+	}
+	return s.report()
+}
+
+func (s *session) heartbeat() error {
+	return s.send(&federationv1.AgentMessage{Body: &federationv1.AgentMessage_Heartbeat{
+		Heartbeat: &federationv1.Heartbeat{HeldHash: s.holder.now().hash},
+	}})
 }
 
 // report sends what changed since the last one, if anything did.

@@ -96,7 +96,8 @@ func (c *counted) caller(conn net.Conn, info credentials.AuthInfo) (key string, 
 			return "", 0, false
 		}
 		if cluster, err := clusterOf(cert, c.trustDomain); err == nil {
-			return "member " + cluster, memberConns, false
+			// By key: whoever has an old certificate of that name takes none away.
+			return "member " + cluster + " " + keyHash(cert.RawSubjectPublicKeyInfo), memberConns, false
 		}
 	}
 	ctx := peer.NewContext(context.Background(), &peer.Peer{Addr: conn.RemoteAddr()})

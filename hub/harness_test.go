@@ -48,7 +48,7 @@ func newTestHub(t testing.TB) *testHub {
 	log := slog.New(slog.DiscardHandler)
 	authority := newAuthority(t)
 	h := &testHub{authority: authority, fleet: NewFleet(1, log)}
-	o := Options{Log: log, TrustDomain: "test.local"}
+	o := Options{Log: log, TrustDomain: "test.local", ServerNames: []string{replicaName("test.local")}}
 	parts := newStack(t.Context())
 	t.Cleanup(func() {
 		if err := parts.stop(); err != nil {

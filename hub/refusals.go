@@ -13,7 +13,7 @@ import (
 )
 
 // Why an agent was refused, or slowed down: the values of the reason label of
-// sealane_hub_agents_refused_total. docs/operations.md explains each.
+// sealane_hub_agents_refused_total. docs/security.md explains each.
 const (
 	reasonHandshake   = "handshake"   // TLS failed: no certificate of this federation
 	reasonConnections = "connections" // more connections than one member has a use for
@@ -26,6 +26,7 @@ const (
 	reasonHello       = "hello"       // no Hello came
 	reasonVersion     = "version"     // of another version, or has seen a later state
 	reasonHeld        = "held"        // says to hold what it was never sent
+	reasonClaim       = "claim"       // speaks of links, flows or grants that it has no part in: not refused, but not heard
 	reasonChurn       = "churn"       // changes its facts or grants all the time
 	reasonStalled     = "stalled"     // does not answer what it was sent
 	reasonSilent      = "silent"      // nothing was heard of it
@@ -36,7 +37,7 @@ const (
 
 var refusalReasons = []string{
 	reasonHandshake, reasonConnections, reasonIdentity, reasonRate, reasonPace, reasonEncoding, reasonSize, reasonMessage,
-	reasonHello, reasonVersion, reasonHeld, reasonChurn, reasonStalled, reasonSilent, reasonReplaced, reasonCrowd, reasonOther,
+	reasonHello, reasonVersion, reasonHeld, reasonClaim, reasonChurn, reasonStalled, reasonSilent, reasonReplaced, reasonCrowd, reasonOther,
 }
 
 // refusal is a gRPC status that knows under which reason it is counted.

@@ -54,14 +54,19 @@ func isReplica(cert *x509.Certificate, trustDomain string) bool {
 // agent reaches is chance; the order in which members change takes one process
 // that knows what all of them did.
 type relay struct {
-	lease     *lease
+	lease     leadership
 	authority *Authority
 	replica   func() (*tls.Certificate, error)
 	metrics   *metrics
 	stopped   chan struct{}
 }
 
-func newRelay(l *lease, a *Authority, m *metrics) *relay {
+// leadership knows where the leader is; mine: it is this replica.
+type leadership interface {
+	leader() (address string, mine bool)
+}
+
+func newRelay(l leadership, a *Authority, m *metrics) *relay {
 	return &relay{lease: l, authority: a, replica: a.replica(), metrics: m, stopped: make(chan struct{})}
 }
 
@@ -91,11 +96,15 @@ func (r *relay) pass(stream syncStream, id identity, addr string) error {
 	}
 	r.metrics.relayed.Inc()
 	defer r.metrics.relayed.Dec()
+	unread := make(chan error, 1) // why a message of the member cannot be passed on
 	go func() {
 		// Whatever ends this direction is seen, or told, in the other.
 		for {
-			m, err := stream.Recv()
+			m, err := judged(stream.Recv())
 			if err != nil {
+				if r := (*refusal)(nil); errors.As(err, &r) {
+					unread <- err
+				}
 				if !errors.Is(err, io.EOF) || up.CloseSend() != nil {
 					cancel()
 				}
@@ -111,6 +120,8 @@ func (r *relay) pass(stream syncStream, id identity, addr string) error {
 		select {
 		case <-r.stopped:
 			return errStopping
+		case err := <-unread:
+			return err
 		default:
 		}
 		if errors.Is(err, io.EOF) {

@@ -223,7 +223,7 @@ func (f *Fleet) statuses(s *session, parts []*federationv1.PartStatus) {
 		limit = maxParts
 	}
 	unapplied, warnings, failed := cloneMap(pr.Unapplied), cloneMap(pr.Warnings), false
-	for _, st := range brief(parts) {
+	for _, st := range brief(parts, len(unapplied)+len(warnings)+len(s.early)) {
 		switch {
 		case pr.Held[st.Id] != st.Hash:
 			s.remember(st, limit)
@@ -282,6 +282,8 @@ func (f *Fleet) grants(s *session, m *member, grants []*federationv1.Grant, comp
 		// Members only, and so bounded: one that is not planned cannot be dialling.
 		if f.desired(g.Peer) != nil && g.Peer != s.cluster {
 			m.grants[g.Peer] = g
+		} else {
+			f.metrics.refused.WithLabelValues(reasonClaim).Inc()
 		}
 	}
 	f.changed()
@@ -302,6 +304,8 @@ func (f *Fleet) health(s *session, r *federationv1.Report, complete bool) {
 			delete(links, l.Peer)
 		case hasLink(desired, pr, l.Peer):
 			links[l.Peer] = topology.LinkReport{State: healthName(l.State), SinceMillis: l.Since, RTTMicros: l.RttMicros, Message: l.Message}
+		default:
+			f.metrics.refused.WithLabelValues(reasonClaim).Inc()
 		}
 	}
 	for _, w := range r.Flows {
@@ -311,6 +315,8 @@ func (f *Fleet) health(s *session, r *federationv1.Report, complete bool) {
 			delete(flows, key)
 		case hasFlow(desired, key):
 			flows[key] = topology.FlowReport{State: healthName(w.State), SinceMillis: w.Since, Lag: w.Lag, Message: w.Message}
+		default:
+			f.metrics.refused.WithLabelValues(reasonClaim).Inc()
 		}
 	}
 	f.update(s.cluster, func(n *topology.MemberProgress) { n.Links, n.Flows = links, flows })

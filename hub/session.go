@@ -100,14 +100,14 @@ func (f *Fleet) open(id identity, h *federationv1.Hello) (*session, *federationv
 	if known {
 		m.heldHash = h.HeldHash
 	} else {
-		for _, st := range brief(h.Unapplied) {
+		for _, st := range brief(h.Unapplied, 0) {
 			s.remember(st, maxParts)
 		}
 	}
 	f.update(id.cluster, func(n *topology.MemberProgress) {
 		n.Connected, n.Features, n.Held = true, h.Features, held
 		n.Unapplied = map[string]topology.PartFailure{}
-		for _, st := range brief(h.Unapplied) {
+		for _, st := range brief(h.Unapplied, 0) {
 			if held[st.Id] == st.Hash && st.State != federationv1.PartStatus_APPLIED {
 				n.Unapplied[st.Id] = failureOf(st)
 			}

@@ -156,9 +156,10 @@ func validStatuses(parts []*federationv1.PartStatus) error {
 	return nil
 }
 
-// brief makes the messages short where there are very many of them.
-func brief(parts []*federationv1.PartStatus) []*federationv1.PartStatus {
-	if len(parts) > maxTold {
+// brief makes the messages short where there are very many of them, together with
+// those that are kept already.
+func brief(parts []*federationv1.PartStatus, kept int) []*federationv1.PartStatus {
+	if len(parts)+kept > maxTold {
 		for _, p := range parts {
 			p.Message = clean(p.Message, briefMessage)
 		}

@@ -4,6 +4,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/nats-io/nats.go/jetstream"
+
 	federationv1 "github.com/sealane/sealane/api/federation/v1"
 )
 
@@ -33,4 +35,30 @@ func TestWithWarning(t *testing.T) {
 			}
 		})
 	}
+}
+
+// The hub hears of nearly full storage while messages are still taken.
+func TestNearlyFullIsReported(t *testing.T) {
+	t.Parallel()
+	hub := startHub(t, newCA(t))
+	brokerPart := part(federationv1.BrokerID, func(p *federationv1.Part) {
+		p.Spec = &federationv1.Part_Broker{Broker: &federationv1.BrokerSpec{MaxStorage: 8 << 20, MaxMemory: 8 << 20}}
+	})
+	hub.want("tokyo", brokerPart, accountPart("app"))
+	a := startAgent(t, hub, "tokyo")
+	hub.applied("tokyo")
+	js := a.js("app")
+	_, err := js.CreateStream(t.Context(), jetstream.StreamConfig{Name: "S", Subjects: []string{"s"}})
+	check(t, err)
+	data := make([]byte, 128<<10)
+	for range 54 { // 6.75 MiB and more
+		_, err := js.Publish(t.Context(), "s", data)
+		check(t, err)
+	}
+	st := hub.status("tokyo", federationv1.BrokerID, func(s *federationv1.PartStatus) bool { return s.Code == codeNearlyFull })
+	if st.State != federationv1.PartStatus_APPLIED || st.Message == "" {
+		t.Errorf("got %v", st)
+	}
+	_, err = js.Publish(t.Context(), "s", data)
+	check(t, err)
 }

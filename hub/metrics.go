@@ -76,7 +76,7 @@ func newMetrics() *metrics {
 			Name: "sealane_hub_status_writes_total", Help: "Statuses written to the API server, by result: ok, conflict, gone, error.",
 		}, []string{"result"}),
 		events: prometheus.NewCounterVec(prometheus.CounterOpts{
-			Name: "sealane_hub_events_total", Help: "Kubernetes events, by result: ok, dropped, error.",
+			Name: "sealane_hub_events_total", Help: "Kubernetes events written, by result: ok, conflict, gone, error.",
 		}, []string{"result"}),
 		reach: prometheus.NewHistogramVec(prometheus.HistogramOpts{
 			Name:    "sealane_hub_change_seconds",

@@ -99,6 +99,13 @@ func (o *Options) run(parts *stack, fleet *Fleet, authority *Authority) error {
 	if err := o.keepState(reconciler, cfg); err != nil {
 		return err
 	}
+	recorder, err := o.startEvents(parts, cfg, c.GetScheme(), fleet.metrics)
+	if err != nil {
+		return err
+	}
+	if recorder != nil {
+		reconciler.writer.tell = func(obj client.Object, e event) { recorder.Event(obj, e.kind, e.reason, e.message) }
+	}
 	parts.start("reconciler", reconciler.Run)
 	select {
 	case <-fleet.planned:

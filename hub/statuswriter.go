@@ -49,6 +49,8 @@ type statusWriter struct {
 	jobs  chan job
 	// wrote counts what came of a patch: ok, conflict, gone or error.
 	wrote func(result string)
+	// tell announces an event about an object; it does not block.
+	tell func(o client.Object, e event)
 	// yield waits, a little, while there is something more urgent to do.
 	yield func(context.Context)
 
@@ -78,11 +80,12 @@ type job struct {
 	object  client.Object // of the kind, with the name; then what the API server answers
 	patch   []byte
 	metrics bool
+	before  []metav1.Condition
 }
 
 func newStatusWriter(c client.Client, log *slog.Logger, dirty func()) *statusWriter {
 	return &statusWriter{
-		client: c, log: log, now: time.Now, dirty: dirty, wrote: func(string) {}, yield: func(context.Context) {},
+		client: c, log: log, now: time.Now, dirty: dirty, wrote: func(string) {}, tell: func(client.Object, event) {}, yield: func(context.Context) {},
 		jobs: make(chan job, statusQueue), objects: map[topology.ObjectRef]*writing{},
 	}
 }
@@ -227,7 +230,7 @@ func (p *pass) send(kind topology.Kind, o, empty client.Object, patch *patch) {
 	empty.SetNamespace(o.GetNamespace())
 	empty.SetName(o.GetName())
 	select {
-	case p.w.jobs <- job{ref, o.GetUID(), empty, data, len(patch.fresh) > 0}:
+	case p.w.jobs <- job{ref, o.GetUID(), empty, data, len(patch.fresh) > 0, conditionsOf(o)}:
 		w.inflight = true
 	default:
 		p.full = true
@@ -315,6 +318,9 @@ func (w *statusWriter) done(ctx context.Context, j job, err error) {
 	switch {
 	case err == nil:
 		o.made = j.object
+		for _, e := range eventsOf(j.before, conditionsOf(j.object)) {
+			w.tell(j.object, e)
+		}
 		o.failures, o.notBefore = 0, time.Time{}
 		if j.metrics {
 			o.metrics = w.now()

@@ -75,3 +75,50 @@ func goFiles(t *testing.T, visit func(path string, f *ast.File)) {
 		t.Fatal(err)
 	}
 }
+
+// TestLogKeysAreDocumented: logs use one vocabulary, that of docs/observability.md.
+func TestLogKeysAreDocumented(t *testing.T) {
+	t.Parallel()
+	doc, err := os.ReadFile("docs/observability.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, section, found := strings.Cut(string(doc), "\n## Logs\n")
+	if !found {
+		t.Fatal("docs/observability.md has no section about logs")
+	}
+	section, _, _ = strings.Cut(section, "\n## ")
+	goFiles(t, func(path string, f *ast.File) {
+		ast.Inspect(f, func(n ast.Node) bool {
+			call, ok := n.(*ast.CallExpr)
+			if !ok {
+				return true
+			}
+			sel, ok := call.Fun.(*ast.SelectorExpr)
+			if !ok {
+				return true
+			}
+			from := map[string]int{"Info": 1, "Warn": 1, "Error": 1, "Debug": 1}[sel.Sel.Name]
+			if from == 0 || len(call.Args) < 3 || !isLogger(sel.X) {
+				return true
+			}
+			for i := from; i < len(call.Args); i += 2 {
+				if lit, ok := call.Args[i].(*ast.BasicLit); ok && !strings.Contains(section, "`"+strings.Trim(lit.Value, `"`)+"`") {
+					t.Errorf("%s logs the key %s, which is not in docs/observability.md", path, lit.Value)
+				}
+			}
+			return true
+		})
+	})
+}
+
+// isLogger tells whether an expression ends in log.
+func isLogger(e ast.Expr) bool {
+	switch e := e.(type) {
+	case *ast.Ident:
+		return e.Name == "log"
+	case *ast.SelectorExpr:
+		return e.Sel.Name == "log" || e.Sel.Name == "Log"
+	}
+	return false
+}

@@ -50,9 +50,9 @@ type applicant struct {
 func (e *enrolment) Enrol(ctx context.Context, req *federationv1.EnrolRequest) (*federationv1.EnrolResponse, error) {
 	res, err := e.enrol(ctx, req)
 	e.metrics.enrolments.WithLabelValues(status.Code(err).String()).Inc()
-	log := e.log.With("cluster", clean(req.GetCluster(), 63), "from", peerAddr(ctx))
+	log := e.log.With("member", clean(req.GetCluster(), 63), "from", peerAddr(ctx))
 	if err != nil {
-		log.Warn("enrolment refused", "err", err)
+		log.Warn("enrolment refused", "error", err)
 		return nil, err
 	}
 	log.Info("member enrolled")
@@ -81,7 +81,7 @@ func (e *enrolment) enrol(ctx context.Context, req *federationv1.EnrolRequest) (
 		return nil, err
 	}
 	if again {
-		e.log.Info("certificate issued again to the same key", "cluster", a.cluster)
+		e.log.Info("certificate issued again to the same key", "member", a.cluster)
 	}
 	return &federationv1.EnrolResponse{
 		Certificates: [][]byte{der},
@@ -230,7 +230,7 @@ func (e *enrolment) giveBack(ctx context.Context, a applicant) {
 		return e.writer.Status().Update(ctx, t)
 	})
 	if err != nil {
-		e.log.Error("a use of a join token was lost", "token", a.token.Name, "cluster", a.cluster, "err", err)
+		e.log.Error("a use of a join token was lost", "token", a.token.Name, "member", a.cluster, "error", err)
 	}
 }
 
@@ -303,12 +303,12 @@ func (e *enrolment) discard(ctx context.Context, m *v1alpha1.MemberCluster) {
 	defer cancel()
 	m.Finalizers = nil
 	if err := e.writer.Update(ctx, m); err != nil {
-		e.log.Warn("a member without identity may be left of a failed enrolment", "cluster", m.Name, "err", err)
+		e.log.Warn("a member without identity may be left of a failed enrolment", "member", m.Name, "error", err)
 		return
 	}
 	pre := client.Preconditions{UID: &m.UID, ResourceVersion: &m.ResourceVersion}
 	if err := e.writer.Delete(ctx, m, pre); err != nil && !apierrors.IsNotFound(err) && !apierrors.IsConflict(err) {
-		e.log.Warn("a member without identity is left of a failed enrolment", "cluster", m.Name, "err", err)
+		e.log.Warn("a member without identity is left of a failed enrolment", "member", m.Name, "error", err)
 	}
 }
 

@@ -58,7 +58,7 @@ func (k *keeper) offer(p *topology.Plan) {
 func (k *keeper) run(ctx context.Context) {
 	for await(ctx, k.dirty, nil, 0) {
 		if err := k.write(ctx); err != nil {
-			k.log.Error("what is in effect is not kept for a restart, trying again", "place", k.place, "err", err)
+			k.log.Error("what is in effect is not kept for a restart, trying again", "place", k.place, "error", err)
 			nudge(k.dirty)
 			pause(ctx, time.Second)
 		}
@@ -67,7 +67,7 @@ func (k *keeper) run(ctx context.Context) {
 	last, cancel := context.WithTimeout(context.WithoutCancel(ctx), statusTimeout)
 	defer cancel()
 	if err := k.write(last); err != nil {
-		k.log.Error("what is in effect is not kept for the next start", "place", k.place, "err", err)
+		k.log.Error("what is in effect is not kept for the next start", "place", k.place, "error", err)
 	}
 }
 

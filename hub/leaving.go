@@ -91,7 +91,7 @@ func (l *leaver) pass(ctx context.Context, members []*v1alpha1.MemberCluster, lo
 		case apierrors.IsConflict(err): // the next pass has the newer version
 			due = leaveInterval
 		case err != nil && ctx.Err() == nil:
-			l.log.Warn("a member that leaves waits for the API server, trying again", "cluster", m.Name, "err", err)
+			l.log.Warn("a member that leaves waits for the API server, trying again", "member", m.Name, "error", err)
 			due = time.Second
 		}
 	}
@@ -173,7 +173,7 @@ func (l *leaver) note(ctx context.Context, m *v1alpha1.MemberCluster, reason, me
 		if !meta.SetStatusCondition(&now.Status.Conditions, c) {
 			return nil
 		}
-		l.log.Info("member leaves", "cluster", m.Name, "reason", reason, "message", c.Message)
+		l.log.Info("member leaves", "member", m.Name, "reason", reason, "message", c.Message)
 		return client.IgnoreNotFound(l.client.Status().Update(ctx, now))
 	})
 }
@@ -189,7 +189,7 @@ func (l *leaver) release(ctx context.Context, m *v1alpha1.MemberCluster, how str
 		return client.IgnoreNotFound(l.client.Update(ctx, now))
 	})
 	if err == nil {
-		l.log.Info("member is out of the federation", "cluster", m.Name, "how", how)
+		l.log.Info("member is out of the federation", "member", m.Name, "how", how)
 	}
 	return err
 }

@@ -146,7 +146,7 @@ func (r *Reconciler) plans(ctx context.Context) {
 		in, err := g.gather(ctx)
 		if err != nil {
 			if ctx.Err() == nil {
-				r.log.Error("no plan made, trying again", "err", err)
+				r.log.Error("no plan made, trying again", "error", err)
 			}
 			nudge(r.planDirty)
 			pause(ctx, time.Second)
@@ -187,7 +187,7 @@ func (r *Reconciler) statuses(ctx context.Context) {
 		switch current := r.current.Load(); {
 		case err != nil:
 			if ctx.Err() == nil {
-				r.log.Error("no status written, trying again", "err", err)
+				r.log.Error("no status written, trying again", "error", err)
 			}
 			due = time.Second
 		case current != nil:

@@ -204,7 +204,7 @@ func (f *Fleet) report(s *session, m *member, r *federationv1.Report) error {
 func (f *Fleet) refuse(s *session, code, why string) {
 	s.inflight = nil
 	f.metrics.updateRefused(code)
-	f.log.Warn("member refused an update", "cluster", s.cluster, "reason", why)
+	f.log.Warn("member refused an update", "member", s.cluster, "reason", why)
 	if desired := f.desired(s.cluster); desired != nil {
 		s.refused = desired.Hash
 	}

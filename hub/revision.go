@@ -89,7 +89,7 @@ func (f *Fleet) outdated(cluster string, h *federationv1.Hello) error {
 		why = fmt.Sprintf("the agent has seen %s, and this hub is at %s: its data was restored from a backup, or it is a copy. "+
 			"The member goes on with what it holds. To let this hub rule, raise its epoch above %d (the file \"epoch\" of its data folder, or --epoch) and restart it",
 			seen, have, max(h.GetEpoch(), f.epoch))
-		f.log.Error("this hub has older data than a member has seen: it does not rule that member", "cluster", cluster, "seen", seen, "have", have, "raise_epoch_above", max(h.GetEpoch(), f.epoch))
+		f.log.Error("this hub has older data than a member has seen: it does not rule that member", "member", cluster, "seen", seen, "have", have, "raise_epoch_above", max(h.GetEpoch(), f.epoch))
 	}
 	f.mu.Lock()
 	defer f.mu.Unlock()

@@ -111,7 +111,7 @@ func (s *authoritySecret) follow(ctx context.Context, a *Authority, changed func
 			return
 		case err != nil && err.Error() != last:
 			last = err.Error()
-			s.log.Error("the authority stays as it was", "secret", s.name, "err", err)
+			s.log.Error("the authority stays as it was", "secret", s.name, "error", err)
 		case err == nil:
 			last = ""
 		}

@@ -155,7 +155,7 @@ func (s *server) Renew(ctx context.Context, req *federationv1.RenewRequest) (*fe
 	if err := s.identities.renewed(ctx, id, hash, notAfter); err != nil {
 		return nil, err
 	}
-	s.log.Info("certificate renewed", "cluster", id.cluster, "not_after", notAfter)
+	s.log.Info("certificate renewed", "member", id.cluster, "not_after", notAfter)
 	return &federationv1.RenewResponse{Certificates: [][]byte{der}, Authorities: s.authority.Certificates()}, nil
 }
 
@@ -204,7 +204,7 @@ func (s *server) Sync(stream syncStream) error {
 	}
 	session, welcome, err := s.fleet.open(id, hello)
 	if err != nil {
-		s.log.Warn("session refused", "cluster", id.cluster, "err", err)
+		s.log.Warn("session refused", "member", id.cluster, "error", err)
 		return err
 	}
 	defer s.fleet.close(session)
@@ -215,10 +215,10 @@ func (s *server) Sync(stream syncStream) error {
 	case now.uid != id.uid:
 		session.end(errRemoved(id.cluster))
 	}
-	s.log.Info("session opened", "cluster", id.cluster, "from", cmp.Or(id.from, peerAddr(ctx)), "via", id.via, "agent", hello.GetAgent().GetVersion(), "inventory", welcome.WantInventory)
+	s.log.Info("session opened", "member", id.cluster, "from", cmp.Or(id.from, peerAddr(ctx)), "via", id.via, "agent", hello.GetAgent().GetVersion(), "inventory", welcome.WantInventory)
 	err = s.run(stream, session, welcome)
 	session.end(err)
-	s.log.Info("session ended", "cluster", id.cluster, "reason", session.err)
+	s.log.Info("session ended", "member", id.cluster, "reason", session.err)
 	return session.err
 }
 

@@ -88,7 +88,7 @@ func (f *Fleet) open(id identity, h *federationv1.Hello) (*session, *federationv
 		return nil, nil, err
 	}
 	if m.session != nil {
-		f.log.Warn("a newer session replaces the member's present one", "cluster", id.cluster)
+		f.log.Warn("a newer session replaces the member's present one", "member", id.cluster)
 		m.session.end(refused(reasonReplaced, codes.Aborted, "a newer session of member %q took over", id.cluster))
 	} else {
 		f.metrics.connected.Inc()
@@ -226,7 +226,7 @@ func (f *Fleet) sent(s *session, u *federationv1.Update) {
 	f.follow.sent(s.cluster)
 	f.metrics.updates.Inc()
 	f.metrics.bytes.Add(float64(proto.Size(u)))
-	f.log.Debug("update sent", "cluster", s.cluster, "upserts", len(u.Upserts), "removals", len(u.Removals), "target", u.TargetHash)
+	f.log.Debug("update sent", "member", s.cluster, "upserts", len(u.Upserts), "removals", len(u.Removals), "target", u.TargetHash)
 }
 
 // apply is what is held after an update, from what was held before.
@@ -266,7 +266,7 @@ func (f *Fleet) revoke(cluster string, why error, void func(identity) bool) {
 	f.mu.RLock()
 	defer f.mu.RUnlock()
 	if m := f.members[cluster]; m != nil && m.session != nil && void(m.session.identity) {
-		f.log.Info("session revoked", "cluster", cluster)
+		f.log.Info("session revoked", "member", cluster)
 		m.session.end(why)
 	}
 }

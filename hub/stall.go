@@ -71,7 +71,7 @@ func travel(u *federationv1.Update) time.Duration {
 // it is back, until it made progress or the plan is another.
 func (f *Fleet) stalled(name string, s *session, what string) {
 	err := refused(reasonStalled, codes.DeadlineExceeded, "%s in time", what)
-	f.log.Warn("member stalls", "cluster", name, "reason", what)
+	f.log.Warn("member stalls", "member", name, "reason", what)
 	f.update(name, func(n *topology.MemberProgress) { n.Refusal = what + " in time" })
 	s.end(err)
 	f.wakeFar(name)

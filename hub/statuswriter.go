@@ -224,7 +224,7 @@ func (p *pass) send(kind topology.Kind, o, empty client.Object, patch *patch) {
 		"status":   body,
 	})
 	if err != nil {
-		p.w.log.Error("status does not encode", "kind", kind, "name", o.GetName(), "err", err)
+		p.w.log.Error("status does not encode", "kind", kind, "name", o.GetName(), "error", err)
 		return
 	}
 	empty.SetNamespace(o.GetNamespace())
@@ -333,7 +333,7 @@ func (w *statusWriter) done(ctx context.Context, j job, err error) {
 		back := min(retryFirst<<min(o.failures, 16), retryLast)
 		o.failures++
 		o.notBefore = w.now().Add(back)
-		w.log.Warn("status not written, trying again", "kind", j.ref.Kind, "namespace", j.ref.Namespace, "name", j.ref.Name, "after", back, "err", err)
+		w.log.Warn("status not written, trying again", "kind", j.ref.Kind, "namespace", j.ref.Namespace, "name", j.ref.Name, "after", back, "error", err)
 	}
 }
 

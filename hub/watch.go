@@ -95,7 +95,7 @@ func (a *announcer) run(ctx context.Context, c ctrlcache.Cache) error {
 		for await(ctx, a.again, nil, 0) {
 			var all v1alpha1.JoinTokenList
 			if err := a.client.List(ctx, &all); err != nil {
-				a.log.Warn("join tokens not announced again", "err", err)
+				a.log.Warn("join tokens not announced again", "error", err)
 			}
 			for i := range all.Items {
 				add(&all.Items[i])
@@ -109,7 +109,7 @@ func (a *announcer) run(ctx context.Context, c ctrlcache.Cache) error {
 		}
 		if err := a.announce(ctx, name); err != nil {
 			if ctx.Err() == nil {
-				a.log.Warn("join token not announced, trying again", "token", name, "err", err)
+				a.log.Warn("join token not announced, trying again", "token", name, "error", err)
 			}
 			queue.AddRateLimited(name)
 		} else {

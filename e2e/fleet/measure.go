@@ -45,6 +45,8 @@ type changes struct {
 	// the API server's work.
 	cpu, all time.Duration
 	bytes    float64 // of updates, for a member and change
+	// writes of statuses, for a member and change.
+	writes float64
 }
 
 // change measures rounds of a write that concerns members.
@@ -123,6 +125,8 @@ func (b *bench) change(ctx context.Context, rounds int, members []string, write 
 		n := rounds * len(members)
 		c.cpu += (now - used) / time.Duration(n)
 		c.all += (done - used) / time.Duration(n)
+		const writes = `sealane_hub_status_writes_total{result="ok"}`
+		c.writes += (after[writes] - before[writes]) / float64(n)
 		c.bytes += (after["sealane_hub_update_bytes_sent_total"] - before["sealane_hub_update_bytes_sent_total"]) / float64(n)
 	}
 	return c, b.fleet.err()

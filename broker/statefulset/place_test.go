@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"log/slog"
+	"math/rand/v2"
 	"net"
 	"os"
 	"os/exec"
@@ -86,12 +87,17 @@ func newMachine(t *testing.T) *machine {
 	m := &machine{t: t, dir: t.TempDir(), away: map[int]bool{}}
 	var held []net.Listener
 	port := func() string {
-		l, err := net.Listen("tcp", "127.0.0.1:0")
-		if err != nil {
-			t.Fatal(err)
+		for range 1000 {
+			// Below those that the system gives to whoever connects meanwhile: a server
+			// keeps its ports when it comes back.
+			l, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", 10000+rand.IntN(22000)))
+			if err == nil {
+				held = append(held, l)
+				return l.Addr().String()
+			}
 		}
-		held = append(held, l)
-		return l.Addr().String()
+		t.Fatal("no port is free")
+		return ""
 	}
 	for n := range 3 {
 		m.addrs = append(m.addrs, Address{Name: fmt.Sprintf("s%d", n), Control: port(), Client: port(), Route: port()})

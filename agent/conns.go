@@ -19,6 +19,8 @@ const apiTimeout = 5 * time.Second
 type accountConn struct {
 	nc *nats.Conn
 	js jetstream.JetStream
+	// asked are the resets that streams of the account asked for.
+	asked *askedResets
 }
 
 // accountConns keeps one connection per account, opened at first use.
@@ -28,6 +30,10 @@ type accountConns struct {
 	// streams and consumers of an account.
 	advised func(account, subject string)
 	log     *slog.Logger
+
+	// feeding is held by whoever changes streams: one that is set up anew has less than
+	// it shall have for a moment.
+	feeding sync.Mutex
 
 	mu     sync.Mutex
 	open   map[string]*accountConn
@@ -81,11 +87,12 @@ func (c *accountConns) get(account string) (*accountConn, error) {
 			return nil, err
 		}
 	}
-	if err := serveResets(nc); err != nil {
+	asked := &askedResets{}
+	if err := serveResets(nc, asked); err != nil {
 		nc.Close()
 		return nil, err
 	}
-	ac := &accountConn{nc: nc, js: js}
+	ac := &accountConn{nc: nc, js: js, asked: asked}
 	c.open[account] = ac
 	return ac, nil
 }

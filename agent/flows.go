@@ -13,9 +13,13 @@ import (
 type flows struct {
 	*member
 	known map[flowKey]*flow
+	// standings are those of streams, by the ids of their parts.
+	standings map[string]*standing
 }
 
-func newFlows(m *member) *flows { return &flows{member: m, known: map[flowKey]*flow{}} }
+func newFlows(m *member) *flows {
+	return &flows{member: m, known: map[flowKey]*flow{}, standings: map[string]*standing{}}
+}
 
 // run looks at all flows every flowInterval until ctx ends.
 func (f *flows) run(ctx context.Context) {
@@ -33,9 +37,24 @@ func (f *flows) run(ctx context.Context) {
 	}
 }
 
-// look judges every flow once.
+// look judges every flow once, and sets up anew what stands still.
 func (f *flows) look(ctx context.Context) {
-	f.show(ctx, f.holder.now(), f.sources)
+	h := f.holder.now()
+	infos := map[string]*jetstream.StreamInfo{}
+	f.show(ctx, h, func(ctx context.Context, s *federationv1.StreamSpec) []*jetstream.StreamSourceInfo {
+		info := f.info(ctx, s)
+		if info == nil {
+			return nil
+		}
+		infos[federationv1.StreamID(s.Account, s.Name)] = info
+		return info.Sources
+	})
+	f.forget(h)
+	for id, info := range infos {
+		if s := h.parts[id].GetStream(); s != nil && ctx.Err() == nil {
+			f.revive(ctx, s, info)
+		}
+	}
 }
 
 // announce shows every flow as not judged yet, so that the hub knows from the
@@ -80,18 +99,17 @@ func (f *flows) show(ctx context.Context, h *held, sources func(context.Context,
 	f.pic.setFlows(seen)
 }
 
-// sources is what the broker says of a stream's sources; nothing if it does not
-// answer.
-func (f *flows) sources(ctx context.Context, s *federationv1.StreamSpec) []*jetstream.StreamSourceInfo {
+// info is what the broker says of a stream; nil if it does not answer.
+func (f *flows) info(ctx context.Context, s *federationv1.StreamSpec) *jetstream.StreamInfo {
 	c, err := f.conns.existing(s.Account)
 	if err != nil {
 		return nil
 	}
 	ctx, cancel := context.WithTimeout(ctx, flowInterval)
 	defer cancel()
-	st, err := c.js.Stream(ctx, s.Name)
+	info, err := streamOf(ctx, c.js, s.Name)
 	if err != nil {
 		return nil
 	}
-	return st.CachedInfo().Sources
+	return info
 }

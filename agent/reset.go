@@ -8,6 +8,8 @@ import (
 	"fmt"
 	"maps"
 	"strings"
+	"sync"
+	"time"
 
 	"github.com/nats-io/nats.go"
 	"golang.org/x/sync/singleflight"
@@ -53,11 +55,12 @@ func viaAgent(apiPrefix string) string { return "_" + apiPrefix }
 
 // serveResets serves, until nc is closed, the resets that an account's streams
 // ask of other members, and those that other members ask of its consumers.
-func serveResets(nc *nats.Conn) error {
-	var asked singleflight.Group
+func serveResets(nc *nats.Conn, asked *askedResets) error {
+	var underway singleflight.Group
 	if _, err := nc.Subscribe(resetRequests, func(m *nats.Msg) {
+		asked.note(strings.TrimPrefix(m.Subject, "_"), time.Now())
 		// An origin that is away must not keep the others from being asked.
-		go relayReset(nc, &asked, m)
+		go relayReset(nc, &underway, m)
 	}); err != nil {
 		return fmt.Errorf("serving the resets of sources: %w", err)
 	}
@@ -66,6 +69,28 @@ func serveResets(nc *nats.Conn) error {
 		return fmt.Errorf("serving the resets of consumers: %w", err)
 	}
 	return nil
+}
+
+// askedResets is when streams last asked for a reset, by the subject at the origin.
+type askedResets struct {
+	mu sync.Mutex
+	at map[string]time.Time
+}
+
+func (a *askedResets) note(subject string, now time.Time) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.at == nil || len(a.at) >= maxFences {
+		a.at = map[string]time.Time{}
+	}
+	a.at[subject] = now
+}
+
+// last is when a reset was last asked for; zero: it is not known.
+func (a *askedResets) last(subject string) time.Time {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.at[subject]
 }
 
 // relayReset has one reset of a consumer under way at a time: a stream that asks

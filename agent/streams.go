@@ -90,6 +90,8 @@ func (a *applier) ensureStream(ctx context.Context, h *held, p *federationv1.Par
 	if err != nil {
 		return err
 	}
+	a.conns.feeding.Lock()
+	defer a.conns.feeding.Unlock()
 	st, err := js.Stream(ctx, s.Name)
 	if errors.Is(err, jetstream.ErrStreamNotFound) {
 		if err := a.awaitOrigins(ctx, p, nil); err != nil {
@@ -121,6 +123,11 @@ func (a *applier) ensureStream(ctx context.Context, h *held, p *federationv1.Par
 	}
 	if err := a.awaitOrigins(ctx, p, have.Sources); err != nil {
 		return err
+	}
+	if have.Replicas > 1 && want.Replicas == 1 && len(have.Sources) > 0 {
+		if err := a.settleSources(ctx, p, st.CachedInfo()); err != nil {
+			return err
+		}
 	}
 	if a.unexpected(p) {
 		a.log.Warn("a stream was changed behind the agent's back, changing it back", "account", s.Account, "stream", s.Name)

@@ -13,7 +13,28 @@ import (
 	"github.com/sealane/sealane/broker"
 )
 
-const askTimeout = 10 * time.Second
+const (
+	askTimeout = 10 * time.Second
+	// settleTime is how long a stream must have had its leader, and may not have heard of
+	// what it takes from, to have one replica only; settlePatience is how long that is
+	// waited for: what it takes from may be away.
+	settleTime     = 3 * time.Second
+	settlePatience = 12 * time.Second
+)
+
+// settling is since when streams are waited for, to have one replica only.
+type settling map[string]time.Time
+
+// within tells whether a stream is waited for still. Long after it was, it may be
+// again.
+func (s settling) within(stream string, now time.Time) bool {
+	since, ok := s[stream]
+	if !ok || now.Sub(since) > 10*settlePatience {
+		s[stream] = now
+		return true
+	}
+	return now.Sub(since) < settlePatience
+}
 
 // ask has the cluster do something about its peers and streams.
 func (s *steward) ask(ctx context.Context, a action) error {
@@ -63,12 +84,32 @@ func (s *steward) reduce(ctx context.Context, a action) error {
 		return err
 	}
 	var info struct {
-		Config map[string]any `json:"config"`
+		Config  map[string]any `json:"config"`
+		Cluster struct {
+			LeaderSince time.Time `json:"leader_since"`
+		} `json:"cluster"`
+		Sources []struct {
+			Active time.Duration `json:"active"`
+		} `json:"sources"`
 	}
 	d := json.NewDecoder(bytes.NewReader(reply))
 	d.UseNumber() // limits do not fit into what JSON numbers are by default
 	if err := d.Decode(&info); err != nil {
 		return err
+	}
+	// What a stream forgot to take from others as it grew (ADR 20), another leader finds;
+	// a single replica does not change its leader.
+	if key := a.stream.Account + "/" + a.stream.Name; a.replicas == 1 && len(info.Sources) > 0 && s.settling.within(key, time.Now()) {
+		if time.Since(info.Cluster.LeaderSince) < settleTime {
+			return nil
+		}
+		for _, src := range info.Sources {
+			if src.Active < 0 || src.Active > settleTime {
+				s.log.Warn("a stream takes nothing: another replica leads it before it gets one only", "stream", a.stream.Name)
+				_, err = request(ctx, nc, "$JS.API.STREAM.LEADER.STEPDOWN."+a.stream.Name, nil)
+				return err
+			}
+		}
 	}
 	info.Config["num_replicas"] = a.replicas
 	_, err = request(ctx, nc, "$JS.API.STREAM.UPDATE."+a.stream.Name, info.Config)

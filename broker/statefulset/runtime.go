@@ -168,7 +168,7 @@ func (r *Runtime) Configure(ctx context.Context, c broker.Config) (restarted boo
 		r.stewarding = true
 		sctx, cancel := context.WithCancel(context.Background())
 		r.cancel = cancel
-		r.loops.Go(func() { (&steward{Runtime: r}).run(sctx) })
+		r.loops.Go(func() { (&steward{Runtime: r, settling: settling{}}).run(sctx) })
 	}
 	r.wake()
 	if before == nil {

@@ -34,6 +34,7 @@ type steward struct {
 	well            time.Time
 	said            string
 	scaler          scaler
+	settling        settling
 }
 
 func (s *steward) run(ctx context.Context) {
@@ -73,7 +74,8 @@ func (s *steward) say(a action, err error) {
 	switch {
 	case err != nil:
 		s.log.Warn("broker servers", "doing", a.String(), "error", err)
-	case a.kind == wait:
+	case a.kind == wait || a.kind == rest:
+		// These two take turns whenever a replica is behind for a moment.
 		s.log.Debug("broker servers", "status", text)
 	default:
 		s.log.Info("broker servers", "status", text)

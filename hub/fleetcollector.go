@@ -15,7 +15,7 @@ type fleetCollector struct {
 
 // Describe implements prometheus.Collector.
 func (c *fleetCollector) Describe(ch chan<- *prometheus.Desc) {
-	for _, d := range c.fleetMetrics.all() {
+	for _, d := range c.all() {
 		ch <- d
 	}
 }

@@ -117,7 +117,7 @@ func (k *keeper) read(ctx context.Context) ([]metav1.Object, []topology.ObjectRe
 	}
 	if err != nil {
 		k.log.Error("what was in effect before this start is not known: members on which a refused object may be keep what they have until it is mended or deleted",
-			"place", k.place, "err", err)
+			"place", k.place, "error", err)
 		return nil, nil
 	}
 	return objects, nowhere

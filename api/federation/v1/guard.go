@@ -1,7 +1,7 @@
 package federationv1
 
-// What may be taken from a member without being said to be meant: up to
-// FreeRemovals parts, or up to half of what it holds.
+// FreeRemovals is how many parts may be taken from a member without being said to
+// be meant, whatever share they are; above it, half of what it holds may.
 const FreeRemovals = 10
 
 // MassRemoval tells whether to remove so many of the parts that a member holds

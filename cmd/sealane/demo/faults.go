@@ -285,11 +285,11 @@ func (s *story) hubKilled(ctx context.Context) (string, error) {
 	}
 	back := time.Since(at)
 	s.say("hub started again (pid %d): %s A bridge changed through it was applied and reported by all members.", s.fed.hubRun.pid(), r.Summary)
-	if _, slowest, err := s.fanOut(ctx, afterPrefix, 10*time.Second); err != nil {
+	_, slowest, err := s.fanOut(ctx, afterPrefix, 10*time.Second)
+	if err != nil {
 		return "", fmt.Errorf("on the subject that was added after the hub came back: %w", err)
-	} else {
-		s.say("on the subject that was added, an event from each member arrived exactly once at every other, the slowest after %s", seconds(slowest))
 	}
+	s.say("on the subject that was added, an event from each member arrived exactly once at every other, the slowest after %s", seconds(slowest))
 	return fmt.Sprintf("messages flowed without the hub and with a member away; %s after its start the hub was in charge of all members again and everything Ready", seconds(back)), nil
 }
 

@@ -22,6 +22,7 @@ func addKnownTypes(s *runtime.Scheme) error {
 		&JoinToken{}, &JoinTokenList{},
 		&Stream{}, &StreamList{},
 		&Bridge{}, &BridgeList{},
+		&TopologyRevision{}, &TopologyRevisionList{},
 	)
 	metav1.AddToGroupVersion(s, GroupVersion)
 	return nil

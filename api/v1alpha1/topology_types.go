@@ -61,6 +61,11 @@ type MessagingTopologySpec struct {
 	// +listMapKey=name
 	// +kubebuilder:validation:MaxItems=64
 	Accounts []Account `json:"accounts,omitempty"`
+	// Rollout has changes that concern many members go to them in waves. Default:
+	// every change goes to all members at once.
+	//
+	// +optional
+	Rollout *Rollout `json:"rollout,omitempty"`
 }
 
 // Group is a set of member clusters that are treated alike.
@@ -508,4 +513,8 @@ type MessagingTopologyStatus struct {
 	//
 	// +optional
 	Links string `json:"links,omitempty"`
+	// Rollout is where the rollout of changes is.
+	//
+	// +optional
+	Rollout *RolloutStatus `json:"rollout,omitempty"`
 }

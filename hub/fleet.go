@@ -173,8 +173,9 @@ func (f *Fleet) Publish(p *topology.Plan) {
 		}
 	}
 	woken := 0
-	for name, state := range p.Members {
-		m, before := f.members[name], old.Members[name]
+	for name := range p.Members {
+		state := p.Desired(name)
+		m, before := f.members[name], old.Desired(name)
 		if m == nil {
 			m = &member{}
 			f.members[name] = m
@@ -256,7 +257,7 @@ func (f *Fleet) desired(name string) *topology.MemberState {
 	if f.plan == nil {
 		return nil
 	}
-	return f.plan.Members[name]
+	return f.plan.Desired(name)
 }
 
 // update replaces the progress of a member by a changed copy. Maps in it must

@@ -10,6 +10,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"k8s.io/apimachinery/pkg/api/equality"
 	"k8s.io/client-go/tools/cache"
 	ctrlcache "sigs.k8s.io/controller-runtime/pkg/cache"
 	"sigs.k8s.io/controller-runtime/pkg/client"
@@ -56,6 +57,8 @@ type Reconciler struct {
 	writer *statusWriter
 	keeper *keeper
 	leaver *leaver
+	// rollouts writes where rollouts are.
+	rollouts *advancer
 	// metrics and follow are those of the fleet.
 	metrics *metrics
 	follow  *follower
@@ -74,10 +77,13 @@ type fleet interface {
 	Changes() <-chan struct{}
 }
 
-// round is a plan with what it was made of.
+// round is a plan with what it was made of: the objects as they are, and what of
+// them is staged, with the plan that staged members keep.
 type round struct {
-	plan *topology.Plan
-	in   topology.Input
+	plan    *topology.Plan
+	in      topology.Input
+	staging staging
+	base    *topology.Plan
 }
 
 // NewReconciler returns a Reconciler for the resources in c, which somebody else
@@ -97,6 +103,7 @@ func newReconciler(c cluster.Cluster, f fleet, file string, log *slog.Logger) *R
 	}
 	r.leaver = newLeaver(c.GetClient(), c.GetAPIReader(), log)
 	r.follow = newFollower(r.metrics, time.Now)
+	r.rollouts = &advancer{reader: r.cache, client: c.GetClient(), log: log, now: time.Now}
 	r.writer = newStatusWriter(c.GetClient(), log, func() { nudge(r.statusDirty) })
 	return r
 }
@@ -134,7 +141,7 @@ func (r *Reconciler) look() (*topology.Plan, topology.Progress) {
 
 // plans makes a plan whenever something changed that a plan depends on.
 func (r *Reconciler) plans(ctx context.Context) {
-	g := &gatherer{reader: r.cache}
+	g, stager := &gatherer{reader: r.cache}, newStager(r.cache)
 	var plan *topology.Plan
 	inEffect, nowhere := r.keeper.read(ctx)
 	for await(ctx, r.planDirty, nil, 0) {
@@ -144,6 +151,10 @@ func (r *Reconciler) plans(ctx context.Context) {
 			s.edited = time.Unix(0, at)
 		}
 		in, err := g.gather(ctx)
+		var stage staging
+		if err == nil {
+			stage, err = stager.stage(ctx, in)
+		}
 		if err != nil {
 			if ctx.Err() == nil {
 				r.log.Error("no plan made, trying again", "error", err)
@@ -153,14 +164,11 @@ func (r *Reconciler) plans(ctx context.Context) {
 			continue
 		}
 		s.gathered = r.metrics.phase("gather", began)
-		if plan == nil {
-			first := in
+		plan = stager.plan(plan, stage, func(first topology.Input) topology.Input {
 			first.InEffect, first.Nowhere = inEffect, nowhere
-			inEffect, nowhere = nil, nil
-			plan = topology.Compile(first)
-		} else {
-			plan = topology.Recompile(plan, in)
-		}
+			return first
+		})
+		inEffect, nowhere = nil, nil
 		s.compiled = r.metrics.phase("compile", s.gathered)
 		r.metrics.published.Set(float64(s.compiled.UnixNano()) / 1e9)
 		r.metrics.problems.Set(float64(refusedObjects(plan)))
@@ -169,7 +177,7 @@ func (r *Reconciler) plans(ctx context.Context) {
 		r.follow.published()
 		r.metrics.phase("publish", s.compiled)
 		r.keeper.offer(plan)
-		r.current.Store(&round{plan, in})
+		r.current.Store(&round{plan, in, stage, stager.base})
 		nudge(r.statusDirty)
 		pause(ctx, max(planInterval, time.Since(began)))
 	}
@@ -193,7 +201,16 @@ func (r *Reconciler) statuses(ctx context.Context) {
 		case current != nil:
 			seen := r.fleet.Observe()
 			r.leaver.offer(now.Members)
-			due = r.writer.write(now, seen, topology.Summarize(current.plan, current.in, seen.Progress), current.in)
+			statuses := topology.Summarize(current.plan, current.in, seen.Progress)
+			rollouts := r.rollouts.advance(ctx, current, now, seen.Progress, statuses)
+			for _, o := range current.staging.rollouts {
+				if o.inEffect != nil {
+					topology.HoldBack(statuses, current.in, *o.inEffect, o.course.InEffect)
+				}
+			}
+			if due = r.writer.write(now, seen, statuses, current.in); due == 0 || rollouts > 0 && rollouts < due {
+				due = rollouts
+			}
 		}
 		pause(ctx, min(max(statusInterval, 10*time.Since(began)), maxStatusInterval))
 	}
@@ -252,7 +269,7 @@ func (r *Reconciler) watch(ctx context.Context) (stop func(), err error) {
 			}
 		},
 	}
-	for _, kind := range []client.Object{&v1alpha1.MessagingTopology{}, &v1alpha1.MemberCluster{}, &v1alpha1.Stream{}, &v1alpha1.Bridge{}} {
+	for _, kind := range []client.Object{&v1alpha1.MessagingTopology{}, &v1alpha1.MemberCluster{}, &v1alpha1.Stream{}, &v1alpha1.Bridge{}, &v1alpha1.TopologyRevision{}} {
 		informer, err := r.cache.GetInformer(ctx, kind)
 		if err != nil {
 			stop()
@@ -274,6 +291,10 @@ func (r *Reconciler) watch(ctx context.Context) (stop func(), err error) {
 func planDiffers(a, b client.Object) bool {
 	if a.GetUID() != b.GetUID() || a.GetGeneration() != b.GetGeneration() || !maps.Equal(a.GetLabels(), b.GetLabels()) {
 		return true
+	}
+	if t, is := a.(*v1alpha1.MessagingTopology); is {
+		u, _ := b.(*v1alpha1.MessagingTopology)
+		return u == nil || !maps.Equal(t.Annotations, u.Annotations) || !equality.Semantic.DeepEqual(t.Status.Rollout, u.Status.Rollout)
 	}
 	m, isMember := a.(*v1alpha1.MemberCluster)
 	n, _ := b.(*v1alpha1.MemberCluster)

@@ -171,7 +171,7 @@ func (o *Options) startCache(ctx context.Context, parts *stack, cfg *rest.Config
 		return nil, fmt.Errorf("the API server at %s: %w", cfg.Host, err)
 	}
 	parts.start("cache", c.Start)
-	kinds := []client.Object{&v1alpha1.MessagingTopology{}, &v1alpha1.MemberCluster{}, &v1alpha1.JoinToken{}, &v1alpha1.Stream{}, &v1alpha1.Bridge{}}
+	kinds := []client.Object{&v1alpha1.MessagingTopology{}, &v1alpha1.MemberCluster{}, &v1alpha1.JoinToken{}, &v1alpha1.Stream{}, &v1alpha1.Bridge{}, &v1alpha1.TopologyRevision{}}
 	for _, kind := range kinds {
 		if _, err := c.GetCache().GetInformer(ctx, kind); err != nil {
 			return nil, fmt.Errorf("watch %T at %s: %w", kind, cfg.Host, err)

@@ -48,12 +48,16 @@ type Step struct {
 // take something away (see Plan.Withheld); nor is one sent removals that the guard
 // holds back (see Standing.Allow). A suspended member is sent nothing. What leads
 // to a revoked member is removed at once all the same.
+//
+// A staged member is brought to its older state and loses nothing; what others get
+// and what needs its newer state waits. Links, accounts and brokers go from no
+// member of its topology, and what feeds it stays.
 func Next(p *Plan, prog Progress, cluster string) Step {
 	own := prog[cluster]
 	if p == nil || p.Members[cluster] == nil || own == nil || own.Held == nil {
 		return Step{}
 	}
-	o := order{p, prog}
+	o := order{p, prog, p.Staged[cluster] != nil}
 	var s Step
 	s.Removals, s.Meant = o.removals(cluster)
 	switch standing := p.Standing[cluster]; {
@@ -81,12 +85,15 @@ func Next(p *Plan, prog Progress, cluster string) Step {
 type order struct {
 	plan *Plan
 	prog Progress
+	// staged: it is asked for a staged member, whose parts come after those that
+	// others have for now.
+	staged bool
 }
 
 func (o order) upserts(cluster string) []*federationv1.Part {
 	held := o.prog[cluster].Held
 	var out []*federationv1.Part
-	for _, want := range o.plan.Members[cluster].Parts {
+	for _, want := range o.plan.Desired(cluster).Parts {
 		if held[want.Part.Id] == want.Part.Hash {
 			continue
 		}
@@ -170,7 +177,11 @@ func (o order) withoutSources(cluster string, part *federationv1.Part, unmet map
 
 // planned is the part that the plan has under ref, or nil.
 func (o order) planned(ref PartRef) *PlannedPart {
-	if m := o.plan.Members[ref.Cluster]; m != nil {
+	m := o.plan.Members[ref.Cluster]
+	if o.staged {
+		m = o.plan.Desired(ref.Cluster)
+	}
+	if m != nil {
 		return m.Part(ref.ID)
 	}
 	return nil
@@ -197,6 +208,11 @@ func (o order) coming(ref PartRef, depth int) bool {
 	}
 	if m.Held == nil {
 		return true // its inventory is
+	}
+	if older := o.plan.Staged[ref.Cluster]; older != nil {
+		if part := older.Part(ref.ID); part == nil || part.Part.Hash != want.Part.Hash {
+			return false
+		}
 	}
 	if m.Held[ref.ID] == want.Part.Hash {
 		failure, un := m.Unapplied[ref.ID]

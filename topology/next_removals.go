@@ -38,8 +38,13 @@ func (o order) unused(cluster string) []string {
 				out = append(out, id)
 			}
 		default:
-			out = append(out, id)
+			if !o.feedsStaged(cluster, id) {
+				out = append(out, id)
+			}
 		}
+	}
+	if o.plan.InRollout[cluster] {
+		return out
 	}
 	return append(out, o.unusedPaths(cluster, paths)...)
 }
@@ -52,6 +57,9 @@ func (o order) outletUsed(cluster, id string) bool {
 		return false
 	}
 	destination, account, stream := f[1], f[2], f[3]
+	if o.plan.Staged[destination] != nil {
+		return true
+	}
 	source := o.plan.Members[cluster].Part(federationv1.StreamID(account, stream))
 	if source == nil {
 		return false

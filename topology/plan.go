@@ -83,6 +83,11 @@ type Plan struct {
 	Withheld map[PartRef]bool
 	// Standing names the members that are treated in another way than most.
 	Standing map[string]Standing
+	// Staged are the members that keep an older state for now, because no wave of a
+	// rollout has reached them, and that state; see WithStaged.
+	Staged map[string]*MemberState
+	// InRollout names all members of the topologies of which some are staged.
+	InRollout map[string]bool
 
 	memo *memo
 }
@@ -132,6 +137,15 @@ type MemberState struct {
 	Hash string
 	// Parts sorted by id; sealed.
 	Parts []*PlannedPart
+}
+
+// Desired is what the member shall hold for now: its state in the plan or, while
+// it is staged, an older one; nil for no member.
+func (p *Plan) Desired(cluster string) *MemberState {
+	if s := p.Staged[cluster]; s != nil {
+		return s
+	}
+	return p.Members[cluster]
 }
 
 // Part returns the part of that id, or nil.

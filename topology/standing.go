@@ -104,7 +104,7 @@ func (p *Plan) stand(prev *Plan, members []*v1alpha1.MemberCluster) {
 // member would lose, and how much that is of how much it holds. Meant tells that
 // it would, were it not permitted.
 func (o order) heldBack(cluster string) (blocked, meant bool, gone, held int) {
-	m, desired := o.prog[cluster], o.plan.Members[cluster]
+	m, desired := o.prog[cluster], o.plan.Desired(cluster)
 	if m == nil || desired == nil || len(m.Held) <= federationv1.FreeRemovals {
 		return false, false, 0, 0
 	}
@@ -125,7 +125,7 @@ func (o order) heldBack(cluster string) (blocked, meant bool, gone, held int) {
 // keeps tells whether a member is taken nothing away, apart from ways to revoked
 // members.
 func (o order) keeps(cluster string) bool {
-	if o.frozen(cluster) {
+	if o.frozen(cluster) || o.plan.Staged[cluster] != nil {
 		return true
 	}
 	blocked, _, _, _ := o.heldBack(cluster)

@@ -122,6 +122,9 @@ const (
 	// ReasonRemovalHeld: more would be taken from the member at once than the
 	// guard lets through.
 	ReasonRemovalHeld = "RemovalHeld"
+	// ReasonHeldBack: an older revision is in effect instead of what the object says,
+	// because its rollout was rolled back or undone.
+	ReasonHeldBack = "HeldBack"
 	// ReasonDraining: a member that leaves waits for its durable bridges to empty.
 	ReasonDraining = "Draining"
 	// ReasonDeparting: a member that leaves is no part of the plan any more, and

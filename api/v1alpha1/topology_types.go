@@ -36,6 +36,8 @@ type MessagingTopologyList struct {
 }
 
 // MessagingTopologySpec is the wanted federation.
+//
+// +kubebuilder:validation:XValidation:rule="!has(self.rollout) || !has(self.rollout.order) || self.rollout.order.all(s, !has(s.group) || self.groups.exists(g, g.name == s.group))",message="rollout.order names groups of the topology",fieldPath=".rollout"
 type MessagingTopologySpec struct {
 	// Groups divide the member clusters of the topology. A member belongs to at
 	// most one group of at most one topology.

@@ -51,7 +51,7 @@ An embedded hub writes one into its data folder.`,
 	root.SetFlagErrorFunc(func(c *cobra.Command, err error) error {
 		return usageError(c, err)
 	})
-	root.AddCommand(tokenCommand(env), getCommand(env), statusCommand(env), planCommand(env), diffCommand(env),
+	root.AddCommand(tokenCommand(env), getCommand(env), statusCommand(env), planCommand(env), diffCommand(env), rolloutCommand(env),
 		suspendCommand(env), resumeCommand(env), revokeCommand(env), removeCommand(env), allowRemovalCommand(env), credsCommand(env), demoCommand(env), versionCommand(env))
 	root.InitDefaultCompletionCmd()
 	return root

@@ -215,6 +215,13 @@ func (in RolloutInput) step(spec *v1alpha1.Rollout, next v1alpha1.RolloutStatus)
 	}
 	next.State, next.Wave, next.Through = v1alpha1.RolloutProgressing, next.Wave+1, through
 	next.WaveStarted, next.ReadySince = micro(in.Now), nil
+	n = 0
+	for _, at := range all {
+		if reached(at, through) {
+			n++
+		}
+	}
+	next.Members = fmt.Sprintf("%d/%d", n, len(all))
 	next.Message = fmt.Sprintf("wave %d has begun", next.Wave)
 	return next, 0
 }

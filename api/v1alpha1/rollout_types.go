@@ -230,21 +230,24 @@ type TopologyRevisionList struct {
 	Items           []TopologyRevision `json:"items"`
 }
 
-// TopologyRevisionSpec does not change.
-//
-// +kubebuilder:validation:XValidation:rule="self == oldSelf",message="a revision does not change"
+// TopologyRevisionSpec does not change. (Content has no rule of its own: the rules
+// of an API server do not take every base64 text. A revision whose content does not
+// have its hash is no revision.)
 type TopologyRevisionSpec struct {
 	// Topology that it is of.
 	//
 	// +kubebuilder:validation:MaxLength=63
+	// +kubebuilder:validation:XValidation:rule="self == oldSelf",message="a revision does not change"
 	Topology string `json:"topology"`
 	// Number counts the revisions of the topology.
 	//
 	// +kubebuilder:validation:Minimum=1
+	// +kubebuilder:validation:XValidation:rule="self == oldSelf",message="a revision does not change"
 	Number int64 `json:"number"`
 	// Hash is the SHA-256 of the specs, in hex.
 	//
 	// +kubebuilder:validation:MaxLength=64
+	// +kubebuilder:validation:XValidation:rule="self == oldSelf",message="a revision does not change"
 	Hash string `json:"hash"`
 	// Content is the objects as JSON, compressed with gzip. "sealane rollout history
 	// TOPOLOGY --revision NAME" shows it.

@@ -125,12 +125,13 @@ func (p *rolloutPass) run(ctx context.Context) (time.Duration, error) {
 	in := topology.RolloutInput{
 		Topology: p.t, Members: p.members, Live: live, LastReady: p.lastReady(),
 		Exists: func(name string) bool { return p.find(name) != nil },
-		Plan:   p.round.plan, Progress: p.prog, Now: p.now(),
+		Plan:   p.round.plan, Progress: p.prog, Now: metav1.NewMicroTime(p.now()),
 	}
 	if st := p.t.Status.Rollout; st != nil && p.r.course.Base == st.Current {
 		in.Base = p.round.base
 	}
-	next, due := topology.Advance(in)
+	next, micros := topology.Advance(in)
+	due := time.Duration(micros) * time.Microsecond
 	next.Message = clip(next.Message)
 	if have := p.t.Status.Rollout; have == nil || !equality.Semantic.DeepEqual(*have, next) {
 		if err := p.write(ctx, p.t, &next); err != nil {

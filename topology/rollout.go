@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"fmt"
 	"strings"
-	"time"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
@@ -83,17 +82,20 @@ type RolloutInput struct {
 	// status.rollout.current. Base is nil where no member is staged by the course.
 	Plan, Base *Plan
 	Progress   Progress
-	Now        time.Time
+	Now        metav1.MicroTime
 }
 
-// Advance is the next state of a rollout, and when to ask again although nothing
-// changed; 0: never. The caller writes the status before it acts on it.
+// second in the microseconds of Advance.
+const second = 1_000_000
+
+// Advance is the next state of a rollout, and in how many microseconds to ask again
+// although nothing changed; 0: never. The caller writes the status before it acts on it.
 //
 // A wave begins when every member of the waves before is ready (see readiness),
 // but for so many that failed as the budget allows, and was for the bake time. A
 // member that is not ready after the deadline has failed. Over the budget no
 // further wave begins, for good: somebody has to say so, or change the objects.
-func Advance(in RolloutInput) (v1alpha1.RolloutStatus, time.Duration) {
+func Advance(in RolloutInput) (v1alpha1.RolloutStatus, int64) {
 	t, spec := in.Topology, in.Topology.Spec.Rollout
 	st := t.Status.Rollout
 	complete := v1alpha1.RolloutStatus{State: v1alpha1.RolloutComplete, Current: in.Live}
@@ -132,7 +134,7 @@ func Advance(in RolloutInput) (v1alpha1.RolloutStatus, time.Duration) {
 		if !resumed(t, st) {
 			return next, 0
 		}
-		next.State, next.Attempt, next.WaveStarted, next.ReadySince = v1alpha1.RolloutProgressing, next.Attempt+1, micro(in.Now), nil
+		next.State, next.Attempt, next.WaveStarted, next.ReadySince = v1alpha1.RolloutProgressing, next.Attempt+1, &in.Now, nil
 	}
 	if in.Base == nil {
 		return next, 0 // not planned yet
@@ -149,18 +151,18 @@ func keepMessage(complete v1alpha1.RolloutStatus, st *v1alpha1.RolloutStatus) v1
 }
 
 // step looks at the members of the waves, and begins the next one if it may.
-func (in RolloutInput) step(spec *v1alpha1.Rollout, next v1alpha1.RolloutStatus) (v1alpha1.RolloutStatus, time.Duration) {
+func (in RolloutInput) step(spec *v1alpha1.Rollout, next v1alpha1.RolloutStatus) (v1alpha1.RolloutStatus, int64) {
 	all := concerned(in.Topology, in.Plan, in.Base, in.Members)
 	complete := v1alpha1.RolloutStatus{State: v1alpha1.RolloutComplete, Current: in.Live}
 	if next.Wave == 0 && len(all) < int(max(1, spec.MinMembers)) {
 		return complete, 0
 	}
-	deadline := time.Duration(cmp.Or(spec.DeadlineSeconds, 600)) * time.Second
-	var began time.Time
+	now := in.Now.UnixMicro()
+	deadline := int64(cmp.Or(spec.DeadlineSeconds, 600)) * second
 	if next.WaveStarted != nil {
-		began = next.WaveStarted.Time
+		deadline += next.WaveStarted.UnixMicro()
 	}
-	late := !in.Now.Before(began.Add(deadline))
+	late := now >= deadline
 	ready := newReadiness(in.Plan, in.Progress)
 	var failed, pending []string
 	n := 0
@@ -189,14 +191,16 @@ func (in RolloutInput) step(spec *v1alpha1.Rollout, next v1alpha1.RolloutStatus)
 	case len(pending) > 0:
 		next.State, next.ReadySince = v1alpha1.RolloutProgressing, nil
 		next.Message = fmt.Sprintf("wave %d waits for %s: %s", next.Wave, count(len(pending), "member"), first(pending, "; "))
-		return next, max(began.Add(deadline).Sub(in.Now), time.Millisecond)
+		return next, max(deadline-now, 1)
 	}
 	if next.ReadySince == nil && next.Wave > 0 {
-		next.ReadySince = micro(in.Now)
+		next.ReadySince = &in.Now
 	}
-	if bake := time.Duration(spec.BakeSeconds) * time.Second; next.Wave > 0 && in.Now.Before(next.ReadySince.Add(bake)) {
-		next.State, next.Message = v1alpha1.RolloutBaking, fmt.Sprintf("wave %d works, and has to for %s", next.Wave, bake)
-		return next, next.ReadySince.Add(bake).Sub(in.Now)
+	if next.Wave > 0 {
+		if left := next.ReadySince.UnixMicro() + int64(spec.BakeSeconds)*second - now; left > 0 {
+			next.State, next.Message = v1alpha1.RolloutBaking, fmt.Sprintf("wave %d works, and has to for %d s", next.Wave, spec.BakeSeconds)
+			return next, left
+		}
 	}
 	through := nextWave(spec, all, next.Through)
 	if through == nil {
@@ -214,7 +218,7 @@ func (in RolloutInput) step(spec *v1alpha1.Rollout, next v1alpha1.RolloutStatus)
 		return next, 0
 	}
 	next.State, next.Wave, next.Through = v1alpha1.RolloutProgressing, next.Wave+1, through
-	next.WaveStarted, next.ReadySince = micro(in.Now), nil
+	next.WaveStarted, next.ReadySince = &in.Now, nil
 	n = 0
 	for _, at := range all {
 		if reached(at, through) {
@@ -240,11 +244,6 @@ func (in RolloutInput) over(spec *v1alpha1.Rollout, next v1alpha1.RolloutStatus,
 	next.State, next.Current, next.Through = v1alpha1.RolloutRolledBack, in.LastReady, nil
 	next.Message = fmt.Sprintf("%s is in effect again: of %s, wave %d: %s", in.LastReady, in.Live, next.Wave, why)
 	return next
-}
-
-func micro(t time.Time) *metav1.MicroTime {
-	m := metav1.NewMicroTime(t)
-	return &m
 }
 
 // HoldBack says, in the statuses of the objects of which c is in effect instead of

@@ -105,11 +105,12 @@ func (s *wavesSim) advance() (bool, time.Duration) {
 			last = name
 		}
 	}
-	in := RolloutInput{Topology: s.topology(), Members: s.in.Members, Live: s.live, LastReady: last, Exists: s.exists, Plan: s.plan, Progress: s.prog, Now: s.now}
+	in := RolloutInput{Topology: s.topology(), Members: s.in.Members, Live: s.live, LastReady: last, Exists: s.exists, Plan: s.plan, Progress: s.prog, Now: metav1.NewMicroTime(s.now)}
 	if st := s.topology().Status.Rollout; st != nil && s.course.Base == st.Current {
 		in.Base = s.base
 	}
-	next, due := Advance(in)
+	next, micros := Advance(in)
+	due := time.Duration(micros) * time.Microsecond
 	if have := s.topology().Status.Rollout; have != nil && fmt.Sprintf("%+v", rolloutText(*have)) == fmt.Sprintf("%+v", rolloutText(next)) {
 		if next.State == v1alpha1.RolloutComplete && len(s.notReady()) == 0 && !slices.Contains(s.ready, s.live) {
 			s.ready = append(s.ready, s.live)

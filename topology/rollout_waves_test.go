@@ -175,6 +175,9 @@ func (s *wavesSim) send() (moved bool) {
 		if step.Target == "" || !s.prog[name].Connected {
 			continue
 		}
+		if len(step.Removals) > 0 && s.plan.Staged[name] != nil {
+			s.t.Errorf("%s is staged and loses %v", name, step.Removals)
+		}
 		moved = true
 		m := *s.prog[name]
 		m.Held = maps.Clone(m.Held)

@@ -125,17 +125,17 @@ func (o order) heldBack(cluster string) (blocked, meant bool, gone, held int) {
 // keeps tells whether a member is taken nothing away, apart from ways to revoked
 // members.
 func (o order) keeps(cluster string) bool {
-	if o.frozen(cluster) || o.plan.Staged[cluster] != nil {
+	if o.frozen(cluster) {
 		return true
 	}
 	blocked, _, _, _ := o.heldBack(cluster)
 	return blocked
 }
 
-// frozen tells whether a member is frozen or suspended.
+// frozen tells whether a member is frozen, suspended or staged.
 func (o order) frozen(cluster string) bool {
 	_, frozen := o.plan.Frozen[cluster]
-	return frozen || o.plan.Standing[cluster].Suspended
+	return frozen || o.plan.Standing[cluster].Suspended || o.plan.Staged[cluster] != nil
 }
 
 // toRevoked tells whether a part leads to a revoked member.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"slices"
 	"time"
 
 	"k8s.io/apimachinery/pkg/api/equality"
@@ -196,14 +197,26 @@ func (p *rolloutPass) note(ctx context.Context, st v1alpha1.RolloutStatus) error
 }
 
 // ready tells whether the topology and all its objects are Ready, as the plan of
-// the round has them.
+// the round has them, on all members that are connected: in a large fleet somebody
+// is always away. At least half of them are.
 func (p *rolloutPass) ready() bool {
 	is := func(kind topology.Kind, o metav1.Object) bool {
 		st, ok := p.statuses[refOf(kind, o)]
-		return ok && st.Generation == o.GetGeneration() && st.Condition(v1alpha1.ConditionReady).Status == metav1.ConditionTrue
+		c := st.Condition(v1alpha1.ConditionReady)
+		return ok && !st.Unheard && st.Generation == o.GetGeneration() && (c.Status == metav1.ConditionTrue || c.Reason == v1alpha1.ReasonMembersDisconnected)
 	}
-	if !is(topology.KindTopology, p.r.live.Topology) {
+	fp := p.round.plan.Objects[refOf(topology.KindTopology, p.t)]
+	if fp == nil || !is(topology.KindTopology, p.r.live.Topology) {
 		return false
+	}
+	connected := 0
+	for _, name := range fp.Members {
+		if m := p.prog[name]; m != nil && m.Connected {
+			connected++
+		}
+	}
+	if connected == 0 || 2*connected < len(fp.Members) {
+		return false // that is the hub's trouble, and says nothing
 	}
 	for _, s := range p.r.live.Streams {
 		if !is(topology.KindStream, s) {
@@ -227,21 +240,24 @@ func (p *rolloutPass) paused(b *v1alpha1.Bridge) bool {
 	return fp != nil && fp.Paused
 }
 
-// prune removes the oldest revisions that are too many and that nothing may need.
+// prune removes revisions that are too many and that nothing may need: the oldest,
+// and before them those that were never Ready.
 func (p *rolloutPass) prune(ctx context.Context, st v1alpha1.RolloutStatus) error {
 	limit := int(p.t.Spec.Rollout.History)
 	if limit == 0 {
 		limit = 10
 	}
-	last := p.lastReady()
-	kept := 0
-	for _, r := range p.revisions {
-		needed := r.Name == st.Current || r.Name == st.Target || r.Name == p.r.live.revision || r.Name == last
-		if kept++; kept <= limit || needed {
-			continue
-		}
-		if err := p.remove(ctx, r); err != nil {
-			return err
+	last, many := p.lastReady(), len(p.revisions)
+	for _, ready := range []bool{false, true} {
+		for _, r := range slices.Backward(p.revisions) {
+			needed := r.Name == st.Current || r.Name == st.Target || r.Name == p.r.live.revision || r.Name == last
+			if many <= limit || needed || (r.Status.ReadyAt != nil) != ready {
+				continue
+			}
+			if err := p.remove(ctx, r); err != nil {
+				return err
+			}
+			many--
 		}
 	}
 	return nil

@@ -74,7 +74,7 @@ type RolloutInput struct {
 	// Live is the revision that the objects say.
 	Live string
 	// LastReady is the newest revision but Live that was Ready everywhere; empty:
-	// none is known.
+	// none is known, and what was in effect before has to do.
 	LastReady string
 	// Exists tells whether a revision can be had.
 	Exists func(string) bool
@@ -85,8 +85,12 @@ type RolloutInput struct {
 	Now        metav1.MicroTime
 }
 
-// second in the microseconds of Advance.
-const second = 1_000_000
+// second in the microseconds of Advance, and how long the objects must have stayed
+// as they are before the first wave: who writes several means one change.
+const (
+	second = 1_000_000
+	settle = second
+)
 
 // Advance is the next state of a rollout, and in how many microseconds to ask again
 // although nothing changed; 0: never. The caller writes the status before it acts on it.
@@ -127,7 +131,7 @@ func Advance(in RolloutInput) (v1alpha1.RolloutStatus, int64) {
 		if next.Target == in.Live {
 			attempt = next.Attempt + 1
 		}
-		next = v1alpha1.RolloutStatus{State: v1alpha1.RolloutProgressing, Current: st.Current, Target: in.Live, Attempt: attempt}
+		next = v1alpha1.RolloutStatus{State: v1alpha1.RolloutProgressing, Current: st.Current, Target: in.Live, Attempt: attempt, WaveStarted: &in.Now}
 	case next.State == v1alpha1.RolloutRolledBack:
 		return next, 0
 	case next.State == v1alpha1.RolloutOverBudget:
@@ -210,6 +214,9 @@ func (in RolloutInput) step(spec *v1alpha1.Rollout, next v1alpha1.RolloutStatus)
 		return complete, 0
 	}
 	switch {
+	case next.Wave == 0 && next.WaveStarted != nil && now < next.WaveStarted.UnixMicro()+settle:
+		next.State, next.Message = v1alpha1.RolloutProgressing, "wave 1 waits for the objects to stay as they are"
+		return next, next.WaveStarted.UnixMicro() + settle - now
 	case spec.Paused:
 		next.State, next.Message = v1alpha1.RolloutPaused, fmt.Sprintf("spec.rollout.paused holds wave %d back", next.Wave+1)
 		return next, 0
@@ -237,12 +244,8 @@ func (in RolloutInput) over(spec *v1alpha1.Rollout, next v1alpha1.RolloutStatus,
 	if spec.Rollback != v1alpha1.DecisionAutomatic {
 		return next
 	}
-	if in.LastReady == "" {
-		next.Message += "; no revision was ever Ready everywhere, so there is none to return to"
-		return next
-	}
-	next.State, next.Current, next.Through = v1alpha1.RolloutRolledBack, in.LastReady, nil
-	next.Message = fmt.Sprintf("%s is in effect again: of %s, wave %d: %s", in.LastReady, in.Live, next.Wave, why)
+	next.State, next.Current, next.Through = v1alpha1.RolloutRolledBack, cmp.Or(in.LastReady, next.Current), nil
+	next.Message = fmt.Sprintf("%s is in effect again: of %s, wave %d: %s", next.Current, in.Live, next.Wave, why)
 	return next
 }
 

@@ -242,7 +242,7 @@ func TestWavesOfAGoodChange(t *testing.T) {
 	s.edit(moreConnections)
 	began := s.now
 	s.trace = nil
-	st := s.run(0)
+	st := s.run(1)
 	if st.State != v1alpha1.RolloutBaking || st.Members != "1/3" {
 		t.Errorf("after the first wave: %+v", st)
 	}

@@ -78,6 +78,13 @@ func kinds() map[string]struct {
 			}, &v1alpha1.BridgeList{},
 			func(o client.Object) { o.(*v1alpha1.Bridge).Status.Lag = 7 },
 		},
+		"TopologyRevision": {
+			&v1alpha1.TopologyRevision{
+				ObjectMeta: metav1.ObjectMeta{Name: "crud"},
+				Spec:       v1alpha1.TopologyRevisionSpec{Topology: "t", Number: 1, Hash: "0a", Content: []byte{0xfb, 0xff, 0xfe}},
+			}, &v1alpha1.TopologyRevisionList{},
+			func(o client.Object) { o.(*v1alpha1.TopologyRevision).Status.Note = "at once" },
+		},
 	}
 }
 

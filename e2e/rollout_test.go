@@ -98,9 +98,12 @@ func TestRollout(t *testing.T) {
 	if back.Current != good.Current || back.Wave != 1 || !strings.Contains(back.Message, "a cannot apply stream/app/LATE") {
 		t.Errorf("rolled back: %+v", back)
 	}
-	if c := f.wait(late, v1alpha1.ConditionReady, metav1.ConditionFalse); c.Reason != v1alpha1.ReasonHeldBack {
-		t.Errorf("the stream is %+v", c)
-	}
+	eventually(t, 60*time.Second, "the stream is held back", func() error {
+		if c := f.wait(late, v1alpha1.ConditionReady, metav1.ConditionFalse); c.Reason != v1alpha1.ReasonHeldBack {
+			return fmt.Errorf("it is %+v", c)
+		}
+		return nil
+	})
 	eventually(t, 60*time.Second, "all members hold what they held", func() error {
 		for name, hash := range f.heldHashes("a", "b", "c") {
 			if hash != hashes[name] {

@@ -111,12 +111,12 @@ func TestRolloutGoesInWaves(t *testing.T) {
 
 	// A good change: one member, then the other.
 	s.edit(connections(1000))
-	st := s.rolled(v1alpha1.RolloutProgressing, first.Current)
+	s.rolled(v1alpha1.RolloutProgressing, first.Current)
 	eventually(t, "a is planned anew, b is not", func() bool {
 		now := s.hashes()
 		return now["a"] != before["a"] && now["b"] == before["b"]
 	})
-	if st.Wave != 1 || st.Members != "1/2" {
+	if st := s.topology().Status.Rollout; st.Wave != 1 || st.Members != "1/2" {
 		t.Errorf("%+v", st)
 	}
 	s.topologySays("Programmed", "False/Pending")

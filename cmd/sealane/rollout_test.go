@@ -83,11 +83,10 @@ func TestRolloutCommands(t *testing.T) {
 			}
 		}
 	}
-	says(0, "rollout history waves --revision 1", "name: waves")
-	says(1, "rollout history waves --revision 7", `no revision "7"`)
-
 	write(v1alpha1.RolloutStatus{State: v1alpha1.RolloutAwaitingApproval, Current: "waves-1", Target: "waves-2", Wave: 1, Members: "1/4", Message: "wave 2 waits"})
 	says(0, "rollout status waves", "topology waves: AwaitingApproval\n  wave 2 waits\n  in effect: waves-1\n  objects say: waves-2\n  waves begun: 1, members reached: 1/4")
+	says(0, "rollout history waves --revision 1", "name: waves")
+	says(1, "rollout history waves --revision 7", `no revision "7"`)
 	says(0, "rollout status waves -o json", `"current": "waves-1"`)
 	says(0, "rollout history waves", "said by the objects")
 	says(0, "rollout approve waves", "wave 2 of waves approved")

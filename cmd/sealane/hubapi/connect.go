@@ -95,6 +95,7 @@ func Mapper() meta.RESTMapper {
 		"MessagingTopology": meta.RESTScopeRoot,
 		"MemberCluster":     meta.RESTScopeRoot,
 		"JoinToken":         meta.RESTScopeRoot,
+		"TopologyRevision":  meta.RESTScopeRoot,
 		"Stream":            meta.RESTScopeNamespace,
 		"Bridge":            meta.RESTScopeNamespace,
 	} {

@@ -33,7 +33,7 @@ func (a *advancer) advance(ctx context.Context, current *round, now topology.Inp
 	}
 	revisions, err := readRevisions(ctx, a.reader)
 	if err != nil {
-		a.log.Error("no rollout looked at, trying again", "err", err)
+		a.log.Error("no rollout looked at, trying again", "error", err)
 		return time.Second
 	}
 	var due time.Duration
@@ -61,7 +61,7 @@ func (a *advancer) advance(ctx context.Context, current *round, now topology.Inp
 		}
 		if err != nil && ctx.Err() == nil {
 			if !apierrors.IsConflict(err) {
-				a.log.Error("rollout not looked after, trying again", "topology", t.Name, "err", err)
+				a.log.Error("rollout not looked after, trying again", "topology", t.Name, "error", err)
 			}
 			again(time.Second)
 		}
@@ -121,7 +121,7 @@ func (p *rolloutPass) run(ctx context.Context) (time.Duration, error) {
 		if err := p.client.Create(ctx, r); client.IgnoreAlreadyExists(err) != nil {
 			return 0, fmt.Errorf("keep revision %s: %w", r.Name, err)
 		}
-		p.log.Info("revision kept", "topology", p.t.Name, "revision", r.Name, "number", number)
+		p.log.Info("revision kept", "topology", p.t.Name, "name", r.Name)
 	}
 	in := topology.RolloutInput{
 		Topology: p.t, Members: p.members, Live: live, LastReady: p.lastReady(),
@@ -138,8 +138,8 @@ func (p *rolloutPass) run(ctx context.Context) (time.Duration, error) {
 		if err := p.write(ctx, p.t, &next); err != nil {
 			return 0, err
 		}
-		p.log.Info("rollout", "topology", p.t.Name, "state", next.State, "current", next.Current, "target", next.Target,
-			"wave", next.Wave, "members", next.Members, "why", next.Message)
+		p.log.Info("rollout", "topology", p.t.Name, "status", next.State, "have", next.Current, "target", next.Target,
+			"wave", next.Wave, "reached", next.Members, "why", next.Message)
 		return due, nil
 	}
 	if err := p.note(ctx, next); err != nil {

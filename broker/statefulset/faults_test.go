@@ -143,7 +143,7 @@ func TestRollingRestart(t *testing.T) {
 	}
 	defer agent.Close()
 
-	var sent, failed atomic.Int64
+	var sent, failed, repeated atomic.Int64
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan struct{})
 	js := jsOf(t, nc)
@@ -158,6 +158,8 @@ func TestRollingRestart(t *testing.T) {
 				m := nats.NewMsg("S.x")
 				m.Header.Set(nats.MsgIdHdr, id)
 				if _, err = js.PublishMsg(pctx, m); err != nil {
+					repeated.Add(1)
+					t.Logf("publish %s is repeated: %v", id, err)
 					<-time.After(50 * time.Millisecond)
 				}
 				c()
@@ -167,6 +169,7 @@ func TestRollingRestart(t *testing.T) {
 				t.Logf("publish: %v", err)
 			}
 			sent.Add(1)
+			<-time.After(time.Millisecond) // or replicas are never current on a small machine
 		}
 	}()
 	w.config.Spec = &federationv1.BrokerSpec{MaxStorage: 32 << 20, MaxMemory: 8 << 20, Replicas: 3}
@@ -196,6 +199,7 @@ func TestRollingRestart(t *testing.T) {
 	if failed.Load() > 0 {
 		t.Errorf("%d of %d publishes failed", failed.Load(), sent.Load())
 	}
+	t.Logf("%d of %d publishes were not answered at once", repeated.Load(), sent.Load())
 	w.wantMessages(nc, "S", uint64(sent.Load()))
 	eventually(t, "the agent's connection is back", func() error { return agent.FlushTimeout(time.Second) })
 }

@@ -194,7 +194,8 @@ func TestHostileMessages(t *testing.T) {
 				r.Parts = append(r.Parts, &federationv1.PartStatus{Id: fmt.Sprintf("account/%d", i), Hash: hashOf("x"), State: federationv1.PartStatus_FAILED, Code: "No", Message: strings.Repeat("m", n)})
 			}
 			msg := encode(t, reporting(r))
-			for s.SendMsg(msg) == nil {
+			for err := error(nil); err == nil; {
+				err = s.SendMsg(msg)
 			}
 			wantStatus(t, endOf(s), codes.InvalidArgument, "at most")
 		}
@@ -249,7 +250,8 @@ func TestHostileMessages(t *testing.T) {
 		beat := encode(t, &federationv1.AgentMessage{Body: &federationv1.AgentMessage_Heartbeat{Heartbeat: &federationv1.Heartbeat{HeldHash: federationv1.EmptyHash}}})
 		_ = small.SendMsg(encode(t, opening(federationv1.EmptyHash)))
 		go func() {
-			for small.SendMsg(beat) == nil {
+			for err := error(nil); err == nil; {
+				err = small.SendMsg(beat)
 			}
 		}()
 		_ = large.SendMsg(encode(t, opening(federationv1.EmptyHash)))
@@ -261,7 +263,8 @@ func TestHostileMessages(t *testing.T) {
 		sending := make(chan struct{})
 		go func() {
 			defer close(sending)
-			for large.SendMsg(msg) == nil {
+			for err := error(nil); err == nil; {
+				err = large.SendMsg(msg)
 			}
 		}()
 		for range 3 {

@@ -72,7 +72,7 @@ func (r *readiness) member(name string) verdict {
 	if pending != "" {
 		return verdict{pending: pending}
 	}
-	for _, g := range r.summary.links.ofMember[name] {
+	for _, g := range r.links.ofMember[name] {
 		if best := g.best(); best.state == linkUp && best.Granted {
 			continue
 		}

@@ -117,7 +117,7 @@ func (m *member) dial() (*grpc.ClientConn, error) {
 			}
 			return countedConn{c, m.fleet}, nil
 		}),
-		grpc.WithReadBufferSize(0), grpc.WithWriteBufferSize(4<<10), grpc.WithSharedWriteBuffer(true),
+		grpc.WithReadBufferSize(0), grpc.WithWriteBufferSize(4<<10),
 		grpc.WithStaticStreamWindowSize(256<<10), grpc.WithStaticConnWindowSize(256<<10),
 		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(64<<20), grpc.ForceCodecV2(codec{})),
 		grpc.WithDisableServiceConfig(),
@@ -135,7 +135,7 @@ func (m *member) connect(ctx context.Context) error {
 	stream, err := conn.NewStream(ctx, &federationv1.Federation_ServiceDesc.Streams[0], federationv1.Federation_Sync_FullMethodName)
 	if err != nil {
 		cancel()
-		conn.Close()
+		conn.Close() //nolint:errcheck // it has failed already
 		return err
 	}
 	m.mu.Lock()
@@ -176,7 +176,7 @@ func (m *member) wipe() {
 
 func (m *member) receive(ctx context.Context, conn *grpc.ClientConn, stream grpc.ClientStream, done chan struct{}) {
 	defer close(done)
-	defer conn.Close()
+	defer conn.Close() //nolint:errcheck // nothing is left to say
 	for {
 		var f frame
 		err := stream.RecvMsg(&f)

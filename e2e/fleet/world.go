@@ -82,7 +82,7 @@ func (s size) objects() []client.Object {
 		Links: []v1alpha1.LinkRule{
 			{Name: "mesh", Type: v1alpha1.LinkMesh, Groups: []string{"regions"}},
 			{Name: "spokes", Type: v1alpha1.LinkHubAndSpoke, HubAndSpoke: &v1alpha1.HubAndSpoke{
-				Hubs: "regions", Spokes: "edges", Parents: v1alpha1.ParentsNearest, MaxParents: int32(s.parents), //nolint:gosec // a flag
+				Hubs: "regions", Spokes: "edges", Parents: v1alpha1.ParentsNearest, MaxParents: int32(s.parents),
 			}},
 		},
 	}}
@@ -197,7 +197,7 @@ func enrolSome(ctx context.Context, api client.Client, hub, token string, labels
 		return err
 	}
 	o := &v1alpha1.JoinToken{ObjectMeta: metav1.ObjectMeta{Name: token}, Spec: v1alpha1.JoinTokenSpec{
-		SecretHash: t.SecretHash(), ExpiresAt: metav1.NewTime(time.Now().Add(time.Hour)), MaxUses: int32(len(members)), Cluster: "*", Labels: labels, //nolint:gosec // perToken at most
+		SecretHash: t.SecretHash(), ExpiresAt: metav1.NewTime(time.Now().Add(time.Hour)), MaxUses: int32(len(members)), Cluster: "*", Labels: labels,
 	}}
 	if err := api.Create(ctx, o); err != nil {
 		return err
@@ -223,7 +223,7 @@ func enrolSome(ctx context.Context, api client.Client, hub, token string, labels
 	if err != nil {
 		return err
 	}
-	defer conn.Close()
+	defer conn.Close() //nolint:errcheck // nothing is left to say
 	for _, m := range members {
 		if err := m.enrol(ctx, federationv1.NewEnrolmentClient(conn), t.String(), pool); err != nil {
 			return fmt.Errorf("enrol %s: %w", m.name, err)

@@ -43,6 +43,7 @@ lint: ## Check style and import rules with golangci-lint
 .PHONY: test
 test: ## Run every test with the race detector (needs a C compiler)
 	go test -race -timeout 20m ./...
+	go test -run TestClusterDurable ./broker/embedded
 
 .PHONY: e2e
 e2e: build images ## Test on kind clusters (installs docker.io and starts it where none runs; ARGS="-run NAME")

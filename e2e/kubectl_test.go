@@ -150,7 +150,7 @@ var kinds = []struct {
 	},
 	{
 		"membercluster", "member", []string{"berlin"},
-		"NAME CONNECTED APPLIED READY REASON AGE", "NAME CONNECTED APPLIED READY REASON AGENT BROKER AGE",
+		"NAME CONNECTED APPLIED READY REASON AGE", "NAME CONNECTED APPLIED READY REASON AGENT BROKER SUSPENDED AGE",
 		map[string]string{"spec.endpoints": "reach this member", "status.links.rttMicros": "microseconds", "status.identity.keyHash": "SHA-256"},
 		[]string{"condition=Connected", "condition=Accepted", "condition=Programmed", "condition=Ready"},
 	},

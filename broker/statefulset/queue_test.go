@@ -3,6 +3,7 @@ package statefulset
 import (
 	"context"
 	"fmt"
+	"os"
 	"strconv"
 	"sync"
 	"testing"
@@ -17,7 +18,14 @@ import (
 // TestQueueScaledUnderLoad takes a queue that moves from one stream to another from
 // three servers to one, while jobs are written and taken: each is taken. Before, the
 // stream that they come from gets more replicas.
+//
+// It shows that nats-server 2.15.2 may lose messages of a replicated stream that is
+// moved between servers while messages arrive (ADR 20): one run of a few fails, so it
+// runs only when it is asked for.
 func TestQueueScaledUnderLoad(t *testing.T) {
+	if os.Getenv("SEALANE_TEST_SCALE_UNDER_LOAD") == "" {
+		t.Skip("SEALANE_TEST_SCALE_UNDER_LOAD is not set: known to fail now and then (ADR 20)")
+	}
 	w := newWorld(t, 3)
 	w.account("app")
 	w.start()

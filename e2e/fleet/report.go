@@ -2,14 +2,15 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
-	"io"
+	"text/tabwriter"
 	"time"
 )
 
 // report prints what was measured.
 type report struct {
-	w     io.Writer
+	w     *tabwriter.Writer
 	empty int64 // resident memory of the hub without members
 }
 
@@ -138,7 +139,7 @@ func (b *bench) figures(ctx context.Context, o options, r *report) error {
 func (b *bench) peak(r *report) error {
 	_, peak, err := b.hub.memory()
 	r.line("  peak of memory", "%.0f MiB", mib(peak))
-	return err
+	return errors.Join(err, r.w.Flush())
 }
 
 func (b *bench) atRest(ctx context.Context, o options, r *report, what string) error {

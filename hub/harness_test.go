@@ -103,7 +103,7 @@ func noneLeft(t testing.TB) {
 
 // poll looks until ok or too late.
 func poll(ok func() bool) bool {
-	for deadline := time.Now().Add(10 * time.Second); ; {
+	for deadline := time.Now().Add(30 * time.Second); ; {
 		if ok() {
 			return true
 		}

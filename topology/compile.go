@@ -32,7 +32,7 @@ func Recompile(prev *Plan, in Input) *Plan {
 	past := newHistory(prev, in)
 	members := present(in.Members)
 	slices.SortFunc(members, func(a, b *v1alpha1.MemberCluster) int { return strings.Compare(a.Name, b.Name) })
-	topologies, streams, bridges := byAge(in.Topologies), byAge(in.Streams), byAge(in.Bridges)
+	topologies, streams, bridges := byAge(in.Topologies, KindTopology, past), byAge(in.Streams, KindStream, past), byAge(in.Bridges, KindBridge, past)
 
 	m := &memo{members: members}
 	if past.prev != nil && past.prev.world.same(topologies, members) {

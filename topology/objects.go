@@ -8,6 +8,7 @@ import (
 	"strings"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/sealane/sealane/api/v1alpha1"
 )
@@ -32,23 +33,28 @@ func compareProblems(a, b Problem) int {
 	return cmp.Or(compareRefs(a.Object, b.Object), strings.Compare(a.Field, b.Field), strings.Compare(a.Message, b.Message))
 }
 
-// compareAge orders objects by their creation, then by name. Where two cannot be,
-// the later one yields.
-func compareAge(a, b metav1.Object) int {
-	ta, tb := a.GetCreationTimestamp(), b.GetCreationTimestamp()
-	switch {
-	case ta.Before(&tb):
-		return -1
-	case tb.Before(&ta):
-		return 1
-	}
-	return cmp.Or(strings.Compare(a.GetNamespace(), b.GetNamespace()), strings.Compare(a.GetName(), b.GetName()))
-}
-
-// byAge is a sorted copy, the oldest first.
-func byAge[T metav1.Object](in []T) []T {
+// byAge is a sorted copy, the oldest first. Where two objects cannot be, the later
+// one yields. Creation is known to the second: of those of one second, the ones
+// that were in effect before come first, lest one that has just begun be stopped for
+// another; then by name.
+func byAge[T metav1.Object](in []T, kind Kind, past history) []T {
 	out := slices.Clone(in)
-	slices.SortFunc(out, func(a, b T) int { return compareAge(a, b) })
+	begun := map[types.UID]int{}
+	for _, o := range in {
+		if was := past.effective(refOf(kind, o)); was != nil && was.GetUID() == o.GetUID() {
+			begun[o.GetUID()] = -1
+		}
+	}
+	slices.SortFunc(out, func(a, b T) int {
+		ta, tb := a.GetCreationTimestamp(), b.GetCreationTimestamp()
+		switch {
+		case ta.Before(&tb):
+			return -1
+		case tb.Before(&ta):
+			return 1
+		}
+		return cmp.Or(begun[a.GetUID()]-begun[b.GetUID()], strings.Compare(a.GetNamespace(), b.GetNamespace()), strings.Compare(a.GetName(), b.GetName()))
+	})
 	return out
 }
 

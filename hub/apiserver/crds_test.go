@@ -53,7 +53,7 @@ func TestInstallCRDs(t *testing.T) {
 		}
 	}
 	before := list()
-	if len(before) != 5 {
+	if len(before) != 6 {
 		t.Fatalf("installed %v", before)
 	}
 	install(t, s.RESTConfig())

@@ -199,5 +199,5 @@ func (a *applier) writeCreds(path, account string) error {
 	if err == nil && bytes.Equal(have, want) {
 		return nil
 	}
-	return writeFile(path, want, 0o600)
+	return broker.WriteFile(path, want, 0o600)
 }

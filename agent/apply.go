@@ -16,6 +16,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 
 	federationv1 "github.com/sealane/sealane/api/federation/v1"
+	"github.com/sealane/sealane/broker"
 )
 
 const (
@@ -453,5 +454,5 @@ func (a *applier) writeURL() error {
 	if b, err := os.ReadFile(urlFile(a.dataDir)); err == nil && string(b) == url {
 		return nil
 	}
-	return writeFile(urlFile(a.dataDir), []byte(url), 0o644)
+	return broker.WriteFile(urlFile(a.dataDir), []byte(url), 0o644)
 }

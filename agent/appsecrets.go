@@ -294,7 +294,7 @@ func (s *appSecrets) save(next map[string]appSecret) error {
 		return err
 	}
 	if have, err := os.ReadFile(s.file); err != nil || string(have) != string(b) {
-		if err := writeFile(s.file, b, 0o600); err != nil {
+		if err := broker.WriteFile(s.file, b, 0o600); err != nil {
 			return err
 		}
 	}

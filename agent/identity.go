@@ -20,6 +20,7 @@ import (
 	"time"
 
 	federationv1 "github.com/sealane/sealane/api/federation/v1"
+	"github.com/sealane/sealane/broker"
 )
 
 // identity is what makes this process a member: immutable, replaced as a whole
@@ -102,7 +103,7 @@ func (d identityDir) promoteKey() error {
 	if err := os.Rename(d.path(nextKeyFile), d.path(keyFile)); err != nil {
 		return err
 	}
-	return syncDir(string(d))
+	return broker.SyncDir(string(d))
 }
 
 // keyFor returns the key in a file, making it first if there is none: it is on
@@ -124,13 +125,13 @@ func (d identityDir) keyFor(file string) (*ecdsa.PrivateKey, error) {
 	if err := os.MkdirAll(string(d), 0o700); err != nil {
 		return nil, err
 	}
-	return key, writeFile(d.path(file), pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der}), 0o600)
+	return key, broker.WriteFile(d.path(file), pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der}), 0o600)
 }
 
 // store writes what the hub answered; the key is already in keyed. The
 // certificate comes last of what it needs: it decides.
 func (d identityDir) store(id *identity, keyed string) error {
-	if err := writeFile(d.path(authoritiesFile), encodeCertificates(id.authorities), 0o644); err != nil {
+	if err := broker.WriteFile(d.path(authoritiesFile), encodeCertificates(id.authorities), 0o644); err != nil {
 		return err
 	}
 	var chain []*x509.Certificate
@@ -141,7 +142,7 @@ func (d identityDir) store(id *identity, keyed string) error {
 		}
 		chain = append(chain, c)
 	}
-	if err := writeFile(d.path(certFile), encodeCertificates(chain), 0o644); err != nil {
+	if err := broker.WriteFile(d.path(certFile), encodeCertificates(chain), 0o644); err != nil {
 		return err
 	}
 	if keyed == nextKeyFile {
@@ -211,7 +212,7 @@ func (d identityDir) setHub(hub string) error {
 	if err := os.MkdirAll(string(d), 0o700); err != nil {
 		return err
 	}
-	return writeFile(d.path(hubFile), []byte(hub+"\n"), 0o644)
+	return broker.WriteFile(d.path(hubFile), []byte(hub+"\n"), 0o644)
 }
 
 func encodeCertificates(l []*x509.Certificate) []byte {

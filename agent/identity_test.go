@@ -12,6 +12,7 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	federationv1 "github.com/sealane/sealane/api/federation/v1"
+	"github.com/sealane/sealane/broker"
 )
 
 // issue has ca make a certificate for the key in a file.
@@ -50,9 +51,9 @@ func TestRenewalIsAtomic(t *testing.T) {
 	if !sameKey(next.cert.Leaf, again) {
 		t.Error("a renewal that is tried again makes another key")
 	}
-	check(t, writeFile(d.path(authoritiesFile), encodeCertificates(next.authorities), 0o644))
+	check(t, broker.WriteFile(d.path(authoritiesFile), encodeCertificates(next.authorities), 0o644))
 	is("the authorities are there", old)
-	check(t, writeFile(d.path(certFile), encodeCertificates([]*x509.Certificate{next.cert.Leaf}), 0o644))
+	check(t, broker.WriteFile(d.path(certFile), encodeCertificates([]*x509.Certificate{next.cert.Leaf}), 0o644))
 	is("the certificate is there", next)
 	if _, err := os.Stat(d.path(nextKeyFile)); err == nil {
 		t.Error("the next key is still the next one")

@@ -14,6 +14,7 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	journalv1 "github.com/sealane/sealane/api/journal/v1"
+	"github.com/sealane/sealane/broker"
 )
 
 // journalMagic starts every journal file: name and version of the format.
@@ -156,7 +157,7 @@ func (j *journal) save(s *journalv1.State) error {
 	if err := j.keepCurrent(); err != nil {
 		return err
 	}
-	return writeFile(j.current(), b, 0o600)
+	return broker.WriteFile(j.current(), b, 0o600)
 }
 
 // keepCurrent gives the current file the name of the previous one too, so that
@@ -175,7 +176,7 @@ func (j *journal) keepCurrent() error {
 		if err != nil {
 			return err
 		}
-		return writeFile(j.previous(), b, 0o600)
+		return broker.WriteFile(j.previous(), b, 0o600)
 	}
 	return os.Rename(tmp, j.previous())
 }

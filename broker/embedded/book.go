@@ -215,7 +215,7 @@ func (b *book) settleOne(name string, claims *jwt.AccountClaims) error {
 	if err != nil || !changed {
 		return err
 	}
-	if err := writeFile(b.path(t.key), []byte(t.token)); err != nil {
+	if err := broker.WriteFile(b.path(t.key), []byte(t.token), 0o600); err != nil {
 		return err
 	}
 	b.note(name, t)

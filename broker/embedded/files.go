@@ -16,36 +16,6 @@ import (
 	"github.com/sealane/sealane/broker"
 )
 
-// writeFile replaces a file as a whole: it is complete on the disk, or it is what
-// it was.
-func writeFile(path string, data []byte) error {
-	dir := filepath.Dir(path)
-	tmp, err := os.CreateTemp(dir, "."+filepath.Base(path)+"-*") // mode 0600
-	if err != nil {
-		return err
-	}
-	defer os.Remove(tmp.Name())
-	_, err = tmp.Write(data)
-	if err == nil {
-		err = tmp.Sync()
-	}
-	if cerr := tmp.Close(); err == nil {
-		err = cerr
-	}
-	if err == nil {
-		err = os.Rename(tmp.Name(), path)
-	}
-	if err != nil {
-		return err
-	}
-	d, err := os.Open(dir)
-	if err != nil {
-		return err
-	}
-	defer d.Close()
-	return d.Sync()
-}
-
 // listener is an address to listen on. Its port may be -1: to be chosen.
 type listener struct {
 	host string
@@ -103,7 +73,7 @@ func (p ports) save(path string) error {
 	if err != nil {
 		return err
 	}
-	return writeFile(path, b)
+	return broker.WriteFile(path, b, 0o600)
 }
 
 // resolve gives l the port that was chosen for it before, if it is still free.
@@ -141,7 +111,7 @@ func writeCreds(dir string, user broker.KeyPair, r broker.Remote) (string, error
 	if have, err := os.ReadFile(path); err == nil && string(have) == string(content) {
 		return path, nil
 	}
-	return path, writeFile(path, content)
+	return path, broker.WriteFile(path, content, 0o600)
 }
 
 // removeCreds removes the credentials in dir that are not in keep.

@@ -16,6 +16,7 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	brokerv1 "github.com/sealane/sealane/api/broker/v1"
+	"github.com/sealane/sealane/broker"
 )
 
 // NodeOptions are what a Node needs to know for its whole life.
@@ -163,7 +164,7 @@ func (n *Node) Apply(ctx context.Context, s *brokerv1.State) (*brokerv1.Applied,
 		if err != nil {
 			return nil, err
 		}
-		if err := writeFile(n.path("state"), b); err != nil {
+		if err := broker.WriteFile(n.path("state"), b, 0o600); err != nil {
 			return nil, err
 		}
 		n.mu.Lock()
@@ -227,7 +228,7 @@ func (n *Node) Begin(ctx context.Context, found bool) error {
 		if err != nil {
 			return err
 		}
-		if err := writeFile(n.path("server"), []byte(name)); err != nil {
+		if err := broker.WriteFile(n.path("server"), []byte(name), 0o600); err != nil {
 			return err
 		}
 		if found {

@@ -15,6 +15,7 @@ import (
 	"github.com/nats-io/nats-server/v2/server"
 
 	brokerv1 "github.com/sealane/sealane/api/broker/v1"
+	"github.com/sealane/sealane/broker"
 )
 
 // never is the interval at which servers of a cluster compare their accounts: the
@@ -74,7 +75,7 @@ func (n *nodeAccounts) settle(accounts []*brokerv1.Account) error {
 		if n.token(a.Key) == a.Token {
 			continue
 		}
-		if err := writeFile(n.path(a.Key), []byte(a.Token)); err != nil {
+		if err := broker.WriteFile(n.path(a.Key), []byte(a.Token), 0o600); err != nil {
 			return err
 		}
 	}
@@ -124,7 +125,7 @@ func (n *nodeAccounts) apply(ctx context.Context, srv *server.Server, accounts [
 			fresh[a.Key] = false
 			continue
 		}
-		if err := writeFile(n.path(a.Key), []byte(a.Token)); err != nil {
+		if err := broker.WriteFile(n.path(a.Key), []byte(a.Token), 0o600); err != nil {
 			bad[a.Name] = err.Error()
 		}
 	}

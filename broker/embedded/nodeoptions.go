@@ -237,7 +237,7 @@ func writeFounder(path, serverName string) error {
 	b = binary.LittleEndian.AppendUint32(b, 1)
 	b = append(b, PeerID(serverName)...)
 	b = binary.LittleEndian.AppendUint16(b, 0)
-	return writeFile(path, b)
+	return broker.WriteFile(path, b, 0o600)
 }
 
 // PeerID is the id of a server, by its name, among its peers.

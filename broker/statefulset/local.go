@@ -20,6 +20,7 @@ import (
 	"time"
 
 	brokerv1 "github.com/sealane/sealane/api/broker/v1"
+	"github.com/sealane/sealane/broker"
 	"github.com/sealane/sealane/broker/pod"
 )
 
@@ -96,7 +97,7 @@ func createLocal(dir, path, member string) (*local, error) {
 	}
 	content := append(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}),
 		pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: pkcs8})...)
-	if err := writeFile(path, content); err != nil {
+	if err := broker.WriteFile(path, content, 0o600); err != nil {
 		return nil, err
 	}
 	cert, err := x509.ParseCertificate(der)

@@ -252,7 +252,7 @@ func (r *Runtime) compose(fresh map[string]bool) (*brokerv1.State, map[string]er
 		if err != nil {
 			return nil, errs, err
 		}
-		if err := writeFile(r.stateFile(), b); err != nil {
+		if err := broker.WriteFile(r.stateFile(), b, 0o600); err != nil {
 			return nil, errs, err
 		}
 		r.composer.last = s

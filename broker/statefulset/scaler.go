@@ -12,6 +12,7 @@ import (
 
 	brokerv1 "github.com/sealane/sealane/api/broker/v1"
 	federationv1 "github.com/sealane/sealane/api/federation/v1"
+	"github.com/sealane/sealane/broker"
 	"github.com/sealane/sealane/broker/autoscale"
 )
 
@@ -82,7 +83,7 @@ func (r *Runtime) aim(spec *federationv1.BrokerSpec) {
 func (r *Runtime) choose(auto *federationv1.Autoscaling, c chosen) {
 	b, err := json.Marshal(c)
 	if err == nil {
-		err = writeFile(r.chosenFile(), b)
+		err = broker.WriteFile(r.chosenFile(), b, 0o600)
 	}
 	if err != nil {
 		r.log.Error("the chosen number of servers is not on the disk", "error", err)

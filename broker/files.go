@@ -1,4 +1,4 @@
-package agent
+package broker
 
 import (
 	"fmt"
@@ -6,9 +6,10 @@ import (
 	"path/filepath"
 )
 
-// writeFile replaces the file at path by one with that content: after a crash
-// there is the old one or the new one, never a part of either.
-func writeFile(path string, content []byte, perm os.FileMode) error {
+// WriteFile replaces the file at path by one with that content: after a crash
+// there is the old one or the new one, whole and on the disk, never a part of
+// either. It is for the folders of a member, its agent's and its brokers'.
+func WriteFile(path string, content []byte, perm os.FileMode) error {
 	tmp, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+"-*")
 	if err != nil {
 		return err
@@ -30,10 +31,11 @@ func writeFile(path string, content []byte, perm os.FileMode) error {
 	if err != nil {
 		return fmt.Errorf("write %s: %w", path, err)
 	}
-	return syncDir(filepath.Dir(path))
+	return SyncDir(filepath.Dir(path))
 }
 
-func syncDir(dir string) error {
+// SyncDir brings what was created, renamed or removed in a folder to the disk.
+func SyncDir(dir string) error {
 	d, err := os.Open(dir)
 	if err != nil {
 		return err

@@ -207,6 +207,7 @@ func TestWrongValues(t *testing.T) {
 		{"agent", append(slices.Clone(member), "--set", "tokenSecret.name=x"), []string{"exclude each other"}},
 		{"agent", append(slices.Clone(member), "--set", "broker.linkService.type=NodePort"), []string{"advertise: with broker.linkService.type NodePort"}},
 		{"agent", append(slices.Clone(member), "--set", "broker.linkService.enabled=false", "--set", "advertise={a:1}"), []string{"nothing accepts links"}},
+		{"agent", append(slices.Clone(member), "--set", "metrics.enabled=false", "--set", "serviceMonitor.enabled=true"), []string{"serviceMonitor: there are no metrics"}},
 		{"agent", append(slices.Clone(member), "--set", "broker.volume.whenDeleted=Never"), []string{"/broker/volume/whenDeleted", "Retain"}},
 		{"agent", append(slices.Clone(member), "--set", "broker.replicas=3"), []string{"replicas", "not allowed"}},
 	} {

@@ -51,4 +51,7 @@ app.kubernetes.io/managed-by: sealane-agent
 {{- if and .Values.advertise (not $links.enabled) -}}
 {{- fail "advertise: nothing accepts links, because broker.linkService.enabled is false" -}}
 {{- end -}}
+{{- if and .Values.serviceMonitor.enabled (not .Values.metrics.enabled) -}}
+{{- fail "serviceMonitor: there are no metrics, because metrics.enabled is false" -}}
+{{- end -}}
 {{- end -}}

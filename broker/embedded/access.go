@@ -67,14 +67,12 @@ func (r *Runtime) LeafConns() ([]broker.LeafConn, error) {
 		return nil, err
 	}
 	var conns []broker.LeafConn
-	var keys []string
 	for _, l := range z.Leafs {
-		keys = append(keys, l.Account)
 		if name, ok := r.book.nameOf(l.Account); ok {
 			conns = append(conns, broker.LeafConn{Account: name, ID: l.ID})
 		}
 	}
-	dropDomainMappings(srv, keys)
+	trimDomainMappings(srv, r.book.keys())
 	return conns, nil
 }
 

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io/fs"
 	"log/slog"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -111,6 +112,13 @@ func (b *book) nameOf(key string) (name string, ok bool) {
 	defer b.mu.RUnlock()
 	name, ok = b.names[key]
 	return name, ok
+}
+
+// keys are the public keys of all accounts, in no order.
+func (b *book) keys() []string {
+	b.mu.RLock()
+	defer b.mu.RUnlock()
+	return slices.Collect(maps.Keys(b.names))
 }
 
 // label names an account in messages, also one that does not exist.

@@ -2,29 +2,46 @@ package embedded
 
 import "github.com/nats-io/nats-server/v2/server"
 
-// domainInterfaces are what the server maps from its JetStream domain to its own
-// names in the account of each leaf connection that opens.
-var domainInterfaces = [...]string{
-	"INFO", "STREAM.>", "CONSUMER.>", "DIRECT.>", "META.>", "SERVER.>", "ACCOUNT.>", "$KV.>", "$OBJ.>",
-}
+// domainAPI are the interfaces of the JetStream API, each of which the server maps
+// from its domain to the name without one: in the accounts that have JetStream, and
+// in the account of each leaf connection that opens.
+var domainAPI = [...]string{"INFO", "STREAM.>", "CONSUMER.>", "DIRECT.>", "META.>", "SERVER.>", "ACCOUNT.>"}
 
-// dropDomainMappings removes those mappings from the accounts, by key, that have
-// no JetStream: there they lead nowhere, and each message of a link would be
-// compared with each of them, which is more than a tenth of what it costs (ADR 12).
-// Any change of an account's claims removes them too, a new connection brings
-// them back.
-func dropDomainMappings(srv *server.Server, keys []string) {
+// domainViews are mapped likewise, but leave the API.
+var domainViews = [...]string{"$KV.>", "$OBJ.>"}
+
+// trimDomainMappings shortens what each message is compared with in the accounts,
+// by key (ADR 12). Without JetStream the mappings lead nowhere, and are removed.
+// With it those of the API become one, which comes after those of the views, for
+// the first that matches counts. The server brings its own back with a new
+// connection and with new claims of the account; it then has none for a moment
+// itself.
+func trimDomainMappings(srv *server.Server, keys []string) {
 	js := srv.JetStreamConfig()
 	if js == nil || js.Domain == "" {
 		return
 	}
+	api := "$JS." + js.Domain + ".API."
 	for _, key := range keys {
 		a, err := srv.LookupAccount(key)
-		if err != nil || a.JetStreamEnabled() {
+		if err != nil || a == srv.SystemAccount() {
 			continue
 		}
-		for _, s := range domainInterfaces {
-			a.RemoveMapping("$JS." + js.Domain + ".API." + s)
+		trimmed := false
+		for _, s := range domainAPI {
+			trimmed = a.RemoveMapping(api+s) || trimmed
+		}
+		if !a.JetStreamEnabled() {
+			a.RemoveMapping(api + ">")
+			for _, s := range domainViews {
+				a.RemoveMapping(api + s)
+			}
+			continue
+		}
+		if trimmed {
+			a.RemoveMapping(api + ">")
+			// Both are subjects that NATS accepts.
+			a.AddMapping(api+">", "$JS.API.>") //nolint:errcheck // as above
 		}
 	}
 }

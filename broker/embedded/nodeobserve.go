@@ -32,13 +32,12 @@ func (n *Node) Observe(streams bool) *brokerv1.Observation {
 	}
 	h := srv.Healthz(nil)
 	o.Healthy, o.Health = h.StatusCode == http.StatusOK, h.Error
+	var keys []string
 	if z, err := srv.Leafz(nil); err == nil {
-		var keys []string
 		for _, l := range z.Leafs {
 			keys = append(keys, l.Account)
 			o.Leafs = append(o.Leafs, &brokerv1.Leaf{Id: l.ID, Account: l.Account})
 		}
-		dropDomainMappings(srv, keys)
 	}
 	if v, err := srv.Varz(nil); err == nil {
 		o.Usage.Connections, o.Usage.Messages = int64(v.Connections), v.InMsgs+v.OutMsgs
@@ -56,10 +55,12 @@ func (n *Node) Observe(streams bool) *brokerv1.Observation {
 		o.Meta.Leader, o.Meta.Size, o.Meta.Peers = m.Leader, int32(m.Size), peersOf(m.Replicas)
 	}
 	for _, a := range j.AccountDetails {
+		keys = append(keys, a.Id)
 		for _, s := range a.Streams {
 			o.Streams = append(o.Streams, streamOf(a.Id, s, o.Server))
 		}
 	}
+	trimDomainMappings(srv, keys)
 	return o
 }
 

@@ -30,9 +30,7 @@ func (r *Runtime) Usage() broker.Usage {
 		return u
 	}
 	u.Links = make(map[string]broker.Traffic, len(z.Leafs))
-	keys := make([]string, 0, len(z.Leafs))
 	for _, l := range z.Leafs {
-		keys = append(keys, l.Account)
 		if name, ok := r.book.nameOf(l.Account); ok {
 			t := u.Links[name]
 			t.InMessages, t.OutMessages = t.InMessages+l.InMsgs, t.OutMessages+l.OutMsgs
@@ -40,6 +38,6 @@ func (r *Runtime) Usage() broker.Usage {
 			u.Links[name] = t
 		}
 	}
-	dropDomainMappings(srv, keys)
+	trimDomainMappings(srv, r.book.keys())
 	return u
 }

@@ -8,9 +8,9 @@ import (
 // heapFloor counts as part of the heap and is never touched, so it takes no
 // memory. Without it the heap of an agent is small, and under load, when NATS makes
 // much garbage for each message, is collected many times a second (ADR 12).
-const heapFloor = 16 << 20
+const heapFloor = 32 << 20
 
-// raiseHeap makes the collector wait until about 16 MiB more than otherwise are
+// raiseHeap makes the collector wait until about 32 MiB more than otherwise are
 // garbage, which matters for small heaps only. Who tunes the collector is not
 // interfered with.
 func raiseHeap() (release func()) {

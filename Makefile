@@ -47,7 +47,7 @@ test: ## Run every test with the race detector (needs a C compiler)
 
 .PHONY: e2e
 e2e: build images ## Test on kind clusters (installs docker.io and starts it where none runs; ARGS="-run NAME")
-	go test -tags e2e -count=1 -timeout 40m -v ./e2e/kind $(ARGS)
+	go test -tags e2e -count=1 -timeout 35m -v ./e2e/kind $(ARGS)
 
 .PHONY: fuzz
 fuzz: ## Run every fuzz target for FUZZTIME (10s)

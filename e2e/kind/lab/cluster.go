@@ -25,7 +25,7 @@ type Cluster struct {
 }
 
 // clusterConfig: no two clusters share addresses, so an address in a log tells
-// its cluster.
+// its cluster. The API server writes down what service accounts ask of it.
 const clusterConfig = `kind: Cluster
 apiVersion: kind.x-k8s.io/v1alpha4
 networking:
@@ -33,11 +33,41 @@ networking:
   serviceSubnet: 10.%[2]d.0.0/16
 nodes:
 - role: control-plane
+  extraMounts:
+  - {hostPath: %[3]q, containerPath: /etc/kubernetes/audit.yaml, readOnly: true}
+kubeadmConfigPatches:
+- |
+  kind: ClusterConfiguration
+  apiServer:
+    extraArgs:
+    - {name: audit-policy-file, value: /etc/kubernetes/audit.yaml}
+    - {name: audit-log-path, value: ` + auditLog + `}
+    extraVolumes:
+    - {name: audit-policy, hostPath: /etc/kubernetes/audit.yaml, mountPath: /etc/kubernetes/audit.yaml, readOnly: true, pathType: File}
+    - {name: audit-log, hostPath: /var/log/kubernetes, mountPath: /var/log/kubernetes, pathType: DirectoryOrCreate}
 `
+
+const (
+	auditLog  = "/var/log/kubernetes/audit.log"
+	auditFile = "audit.yaml"
+	// auditPolicy leaves out the cluster's own service accounts. Nothing of the
+	// objects' contents is written down.
+	auditPolicy = `apiVersion: audit.k8s.io/v1
+kind: Policy
+omitStages: [RequestReceived]
+rules:
+- {level: None, userGroups: ["system:serviceaccounts:kube-system", "system:serviceaccounts:local-path-storage"]}
+- {level: Metadata, userGroups: ["system:serviceaccounts"]}
+- {level: None}
+`
+)
 
 // Create makes clusters, all at once, and returns them in the order of their
 // names.
 func (l *Lab) Create(ctx context.Context, names ...string) ([]*Cluster, error) {
+	if err := os.WriteFile(filepath.Join(l.work, auditFile), []byte(auditPolicy), 0o600); err != nil {
+		return nil, err
+	}
 	made := make([]*Cluster, len(names))
 	errs := make([]error, len(names))
 	l.mu.Lock()
@@ -59,7 +89,7 @@ func (l *Lab) Create(ctx context.Context, names ...string) ([]*Cluster, error) {
 }
 
 func (c *Cluster) create(ctx context.Context, subnet int) error {
-	config := strings.NewReader(fmt.Sprintf(clusterConfig, subnet, 100+subnet))
+	config := strings.NewReader(fmt.Sprintf(clusterConfig, subnet, 100+subnet, filepath.Join(c.lab.work, auditFile)))
 	if _, err := c.lab.kind(ctx, config, "create", "cluster", "--name", prefix+c.Name, "--image", c.lab.node,
 		"--kubeconfig", c.Kubeconfig, "--config", "-", "--wait", "5m", "--retain", "-q"); err != nil {
 		return err
@@ -117,6 +147,12 @@ func (c *Cluster) Tag(ctx context.Context, from, to string) error {
 // Exec runs a program on the node.
 func (c *Cluster) Exec(ctx context.Context, args ...string) (string, error) {
 	return c.lab.docker(ctx, append([]string{"exec", c.Node()}, args...)...)
+}
+
+// AuditLog is what service accounts, but for the cluster's own, asked of the API
+// server: an event a line.
+func (c *Cluster) AuditLog(ctx context.Context) (string, error) {
+	return c.Exec(ctx, "cat", auditLog)
 }
 
 // Kubectl runs the node's kubectl as an administrator.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -43,12 +44,12 @@ func (l *Lab) startEngine(ctx context.Context) error {
 	if l.usable(ctx, lacks) {
 		return nil
 	}
-	if _, err := exec.LookPath("dockerd"); err != nil {
-		if err := l.install(ctx, "docker.io"); err != nil {
-			return err
-		}
-		if l.usable(ctx, lacks) { // the package has started it
-			return nil
+	// In newer Debians the client is a package of its own.
+	for _, need := range []struct{ program, pkg string }{{"dockerd", "docker.io"}, {"docker", "docker-cli"}} {
+		if _, err := exec.LookPath(need.program); err != nil {
+			if err := l.install(ctx, need.pkg); err != nil {
+				return err
+			}
 		}
 	}
 	l.engine.host = "unix://" + runDir + "/docker.sock"
@@ -199,29 +200,30 @@ func (l *Lab) removeChains(ctx context.Context) error {
 	return errors.Join(errs...)
 }
 
-// install installs Debian packages.
-func (l *Lab) install(ctx context.Context, packages ...string) error {
+// install installs Debian packages. What they would start stays as it is: the lab
+// starts an engine of its own, and ends it.
+func (l *Lab) install(ctx context.Context, packages ...string) (err error) {
 	fmt.Fprintf(l.out, "lab: installing %s\n", strings.Join(packages, " "))
+	const policy = "/usr/sbin/policy-rc.d"
+	if _, err := os.Stat(policy); errors.Is(err, fs.ErrNotExist) {
+		if err := os.WriteFile(policy, []byte("#!/bin/sh\nexit 101\n"), 0o755); err != nil {
+			return err
+		}
+		defer func() { err = errors.Join(err, os.Remove(policy)) }()
+	}
 	quiet := []string{"DEBIAN_FRONTEND=noninteractive"}
 	if _, err := l.run(ctx, command{Args: []string{"apt-get", "update", "-qq"}, Env: quiet}); err != nil {
 		return err
 	}
-	_, err := l.run(ctx, command{Args: append([]string{"apt-get", "install", "-qq", "-y", "--no-install-recommends"}, packages...), Env: quiet})
+	_, err = l.run(ctx, command{Args: append([]string{
+		"apt-get", "install", "-qq", "-y", "--no-install-recommends", "-o", "DPkg::Lock::Timeout=120",
+	}, packages...), Env: quiet})
 	return err
 }
 
 // lacksCapabilities says whether root has not all that the kernel knows here.
 func lacksCapabilities() (bool, error) {
-	status, err := os.ReadFile("/proc/self/status")
-	if err != nil {
-		return false, err
-	}
-	_, rest, _ := strings.Cut(string(status), "CapBnd:")
-	fields := strings.Fields(rest)
-	if len(fields) == 0 {
-		return false, errors.New("no CapBnd in /proc/self/status")
-	}
-	bounding, err := strconv.ParseUint(fields[0], 16, 64)
+	bounding, err := capabilities("CapBnd:")
 	if err != nil {
 		return false, err
 	}
@@ -234,4 +236,18 @@ func lacksCapabilities() (bool, error) {
 		return false, err
 	}
 	return bounding != 1<<(last+1)-1, nil
+}
+
+// capabilities are this process's set of that name, as bits.
+func capabilities(set string) (uint64, error) {
+	status, err := os.ReadFile("/proc/self/status")
+	if err != nil {
+		return 0, err
+	}
+	_, rest, _ := strings.Cut(string(status), set)
+	fields := strings.Fields(rest)
+	if len(fields) == 0 {
+		return 0, errors.New("no " + set + " in /proc/self/status")
+	}
+	return strconv.ParseUint(fields[0], 16, 64)
 }

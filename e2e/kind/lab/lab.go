@@ -14,6 +14,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync"
 	"syscall"
 	"time"
@@ -53,6 +54,34 @@ type Lab struct {
 // Open prepares engine, programs and the node image; nothing is done that was
 // done before and has not changed. Close must follow, also when a test fails.
 func Open(ctx context.Context, o Options) (_ *Lab, err error) {
+	l, err := begin(o)
+	if err != nil {
+		return nil, err
+	}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, l.Close(context.WithoutCancel(ctx)))
+		}
+	}()
+	for _, step := range []struct {
+		name string
+		run  func(context.Context) error
+	}{
+		{"programs", func(ctx context.Context) error { return l.programs(ctx, "kind", "capfit", "helm") }},
+		{"container engine", l.startEngine},
+		{"clusters of an earlier run", l.removeLeftovers},
+		{"node image", l.nodeImage},
+	} {
+		if err := l.timed(step.name, func() error { return step.run(ctx) }); err != nil {
+			return nil, err
+		}
+	}
+	return l, nil
+}
+
+// begin takes the cache for this process, and reads or takes down the machine's
+// settings.
+func begin(o Options) (_ *Lab, err error) {
 	if o.Cache == "" {
 		dir, err := os.UserCacheDir()
 		if err != nil {
@@ -69,7 +98,7 @@ func Open(ctx context.Context, o Options) (_ *Lab, err error) {
 	}
 	defer func() {
 		if err != nil {
-			err = errors.Join(err, l.Close(context.WithoutCancel(ctx)))
+			err = errors.Join(err, l.lock.Close())
 		}
 	}()
 	l.work = filepath.Join(l.cache, "work")
@@ -79,23 +108,7 @@ func Open(ctx context.Context, o Options) (_ *Lab, err error) {
 	if err := os.Mkdir(l.work, 0o700); err != nil {
 		return nil, err
 	}
-	if err := l.settings.load(filepath.Join(l.cache, "settings.json")); err != nil {
-		return nil, err
-	}
-	for _, step := range []struct {
-		name string
-		run  func(context.Context) error
-	}{
-		{"programs", l.programs},
-		{"container engine", l.startEngine},
-		{"clusters of an earlier run", l.removeLeftovers},
-		{"node image", l.nodeImage},
-	} {
-		if err := l.timed(step.name, func() error { return step.run(ctx) }); err != nil {
-			return nil, err
-		}
-	}
-	return l, nil
+	return l, l.settings.load(filepath.Join(l.cache, "settings.json"))
 }
 
 // acquire makes sure that one lab at a time uses the cache.
@@ -154,12 +167,15 @@ func (l *Lab) program(name string) string { return filepath.Join(l.cache, "bin",
 
 // programs builds what the lab runs: from the module of the node image, and from
 // that of the project's tools.
-func (l *Lab) programs(ctx context.Context) error {
+func (l *Lab) programs(ctx context.Context, names ...string) error {
 	for _, p := range []struct{ name, dir, mod, pkg string }{
 		{"kind", nodeImageDir, "go.mod", "sigs.k8s.io/kind"},
 		{"capfit", nodeImageDir, "go.mod", "./cmd/capfit"},
 		{"helm", ".", "tools/go.mod", "helm.sh/helm/v4/cmd/helm"},
 	} {
+		if !slices.Contains(names, p.name) {
+			continue
+		}
 		if _, err := l.run(ctx, command{
 			Dir: filepath.Join(l.root, p.dir),
 			Env: []string{"CGO_ENABLED=0", "GOFLAGS=-buildvcs=false", "GOWORK=off"},

@@ -18,6 +18,7 @@ import (
 
 	"github.com/nats-io/nats.go"
 	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
@@ -40,8 +41,8 @@ const (
 
 // member is a broker that applications can connect to.
 type member interface {
-	// dial opens a connection of an application of account "app".
-	dial(ctx context.Context, opts ...nats.Option) (*nats.Conn, error)
+	// dial opens a connection of an application of an account.
+	dial(ctx context.Context, account string, opts ...nats.Option) (*nats.Conn, error)
 }
 
 // onKubernetes is a member that the agent chart made.
@@ -52,9 +53,9 @@ type onKubernetes struct {
 
 // dial uses what an application in the cluster gets, the Secret of the account,
 // through a node port.
-func (m *onKubernetes) dial(ctx context.Context, opts ...nats.Option) (*nats.Conn, error) {
+func (m *onKubernetes) dial(ctx context.Context, account string, opts ...nats.Option) (*nats.Conn, error) {
 	var secret corev1.Secret
-	if err := m.kube.Get(ctx, client.ObjectKey{Namespace: applications, Name: "sealane-app"}, &secret); err != nil {
+	if err := m.kube.Get(ctx, client.ObjectKey{Namespace: applications, Name: "sealane-" + account}, &secret); err != nil {
 		return nil, err
 	}
 	inside, err := url.Parse(strings.TrimSpace(string(secret.Data["url"])))
@@ -84,28 +85,34 @@ type onMachine struct {
 	name, dir string
 }
 
-func (m *onMachine) dial(_ context.Context, opts ...nats.Option) (*nats.Conn, error) {
+func (m *onMachine) dial(_ context.Context, account string, opts ...nats.Option) (*nats.Conn, error) {
 	address, err := os.ReadFile(filepath.Join(m.dir, "url"))
 	if err != nil {
 		return nil, err
 	}
 	return nats.Connect(strings.TrimSpace(string(address)),
-		append(options(m.name), append(opts, nats.UserCredentials(filepath.Join(m.dir, "creds", "app.creds")))...)...)
+		append(options(m.name), append(opts, nats.UserCredentials(filepath.Join(m.dir, "creds", account+".creds")))...)...)
 }
 
 // federation is a hub with its members.
 type federation struct {
+	runs    version       // what is installed
+	settled time.Time     // since when all of it is
+	apart   []span        // when releases were uninstalled
 	kube    client.Client // of the hub's cluster
 	members map[string]member
 	written int // orders that were stored at berlin, by all cases
 }
+
+// span is a stretch of time.
+type span struct{ from, to time.Time }
 
 // connect opens a connection that is closed at the end of the test.
 func (f *federation) connect(t testing.TB, name string) *nats.Conn {
 	t.Helper()
 	var nc *nats.Conn
 	eventually(t, 2*time.Minute, "an application connects to "+name, func() (err error) {
-		nc, err = f.members[name].dial(t.Context())
+		nc, err = f.members[name].dial(t.Context(), "app")
 		return err
 	})
 	t.Cleanup(nc.Close)
@@ -200,6 +207,19 @@ func update[T client.Object](t testing.TB, f *federation, o T, change func(T)) {
 		}
 		change(o)
 		return f.kube.Update(t.Context(), o)
+	})
+}
+
+// gone waits until a member's object is.
+func (f *federation) gone(t testing.TB, name string) {
+	t.Helper()
+	eventually(t, 5*time.Minute, name+" is gone", func() error {
+		m := memberCluster(name)
+		err := f.kube.Get(t.Context(), client.ObjectKeyFromObject(m), m)
+		if apierrors.IsNotFound(err) {
+			return nil
+		}
+		return fmt.Errorf("%w: %+v", err, m.Status.Conditions)
 	})
 }
 

@@ -8,7 +8,10 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"os/exec"
 	"path/filepath"
+	"runtime"
+	"slices"
 	"strings"
 	"testing"
 
@@ -21,12 +24,62 @@ type image struct {
 	ref     string // NAME:TAG
 }
 
-// builtImages finds the images by the last part of their names.
-func builtImages(t testing.TB) map[string]image {
+// version is what is installed of a commit.
+type version struct {
+	dir    string           // its checkout, in which `make images` was run
+	images map[string]image // by program
+}
+
+func (v version) chart(name string) string { return filepath.Join(v.dir, "charts", name) }
+
+// program is the path of one of those that are in the images.
+func (v version) program(name string) string {
+	return filepath.Join(v.dir, "bin/images/linux-"+runtime.GOARCH, name)
+}
+
+// present is what is in this checkout.
+func present(t testing.TB) version { return version{dir: root, images: imagesIn(t, root)} }
+
+// previous builds what the commit before was: the one that SEALANE_E2E_PREVIOUS
+// names, else the parent of HEAD. A checkout without history has none.
+func previous(t testing.TB) (v version, ok bool) {
 	t.Helper()
-	archives, err := filepath.Glob(filepath.Join(root, "bin/images/*.tar"))
+	commit := os.Getenv("SEALANE_E2E_PREVIOUS")
+	asked := commit != ""
+	if !asked {
+		commit = "HEAD~1"
+	}
+	v.dir = t.TempDir()
+	archive := filepath.Join(t.TempDir(), "checkout.tar")
+	for _, args := range [][]string{
+		{"git", "-c", "safe.directory=*", "archive", "--output", archive, commit},
+		{"tar", "-x", "-f", archive, "-C", v.dir},
+		{"nice", "make", "-C", v.dir, "images", "VERSION=e2e-previous"},
+	} {
+		cmd := exec.CommandContext(t.Context(), args[0], args[1:]...)
+		cmd.Dir = root
+		cmd.Env = slices.DeleteFunc(os.Environ(), func(s string) bool { return strings.HasPrefix(s, "MAKE") || strings.HasPrefix(s, "MFLAGS") })
+		out, err := cmd.CombinedOutput()
+		if err == nil {
+			continue
+		}
+		if args[0] == "git" && !asked {
+			t.Logf("there is no commit before this one here: %v\n%s", err, out)
+			return version{}, false
+		}
+		t.Fatalf("%v: %v\n%s", args, err, out)
+	}
+	v.images = imagesIn(t, v.dir)
+	t.Logf("built %s as well", commit)
+	return v, true
+}
+
+// imagesIn finds the images of a checkout by the last part of their names.
+func imagesIn(t testing.TB, dir string) map[string]image {
+	t.Helper()
+	archives, err := filepath.Glob(filepath.Join(dir, "bin/images/*-linux-"+runtime.GOARCH+".tar"))
 	if err != nil || len(archives) == 0 {
-		t.Fatalf("no images in bin/images (make images): %v", err)
+		t.Fatalf("no images in bin/images of %s (make images): %v", dir, err)
 	}
 	found := map[string]image{}
 	for _, a := range archives {

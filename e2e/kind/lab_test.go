@@ -70,7 +70,7 @@ spec:
 // volumes that outlive pods, DNS, and one cluster's node ports from this machine
 // and from the pods of another.
 func TestLab(t *testing.T) {
-	images := builtImages(t)
+	images := present(t).images
 	load(t, images["sealane-hub"], hub)
 	load(t, images["sealane-agent"], berlin, tokyo)
 	apply(t, hub, "lab", fmt.Sprintf(embeddedHub, images["sealane-hub"].ref, hub.Node()))

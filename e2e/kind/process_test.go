@@ -20,10 +20,10 @@ type process struct {
 	done chan error
 }
 
-// start runs one of the programs in bin. Its log is an artifact.
+// start runs a program. Its log is an artifact.
 func start(t testing.TB, log, program string, args ...string) *process {
 	t.Helper()
-	p := &process{t: t, args: append([]string{filepath.Join(root, "bin", program)}, args...), log: filepath.Join(artifacts, log)}
+	p := &process{t: t, args: append([]string{program}, args...), log: filepath.Join(artifacts, log)}
 	if err := os.MkdirAll(artifacts, 0o755); err != nil {
 		t.Fatal(err)
 	}
@@ -50,6 +50,14 @@ func (p *process) again() {
 	cmd, done := p.cmd, make(chan error, 1)
 	p.done = done
 	go func() { done <- cmd.Wait() }()
+}
+
+// become ends the program and runs another with the same arguments.
+func (p *process) become(program string) {
+	p.t.Helper()
+	p.end()
+	p.args[0] = program
+	p.again()
 }
 
 // end asks the program to end, and kills it when it does not.

@@ -100,20 +100,26 @@ func (p plan) ready(t testing.TB, f *federation) {
 // checkEvents sends news from everywhere and counts it everywhere.
 func (f *federation) checkEvents(t testing.TB) {
 	t.Helper()
+	f.checkEventsAmong(t, everywhere...)
+}
+
+// checkEventsAmong sends news from each of the members and counts it at each.
+func (f *federation) checkEventsAmong(t testing.TB, members ...string) {
+	t.Helper()
 	subject := "news." + random()
 	conns, inboxes := map[string]*nats.Conn{}, map[string]*inbox{}
-	for _, name := range everywhere {
+	for _, name := range members {
 		conns[name] = f.connect(t, name)
 		inboxes[name] = listen(t, conns[name], name, subject)
 	}
 	const count = 200
 	var want []string
-	for _, from := range everywhere {
+	for _, from := range members {
 		eventually(t, 2*time.Minute, "news of "+from+" reach everybody", func() error {
 			if err := conns[from].Publish(subject, []byte(warmUp+from)); err != nil {
 				return err
 			}
-			for _, name := range everywhere {
+			for _, name := range members {
 				if !inboxes[name].saw(warmUp + from) {
 					return errors.New("not yet at " + name)
 				}
@@ -128,10 +134,10 @@ func (f *federation) checkEvents(t testing.TB) {
 			}
 		}
 	}
-	for _, name := range everywhere {
+	for _, name := range members {
 		eventually(t, time.Minute, "each event once at "+name, func() error { return inboxes[name].differs(want) })
 	}
-	t.Logf("%d events, each once at each of %d members", len(want), len(everywhere))
+	t.Logf("%d events, each once at each of %d members", len(want), len(members))
 }
 
 // checkRequests asks from berlin and from the edge what tokyo answers.
@@ -198,6 +204,30 @@ func (f *federation) checkMoves(t testing.TB, happens func()) {
 	eventually(t, time.Minute, "nothing is left at the origin", func() error {
 		return holds(t.Context(), origins, "jobs", nil)
 	})
+	t.Logf("%d jobs, each taken once at berlin", stored)
+}
+
+// checkTaken takes at berlin what was stored at tokyo, which may be gone.
+func (f *federation) checkTaken(t testing.TB, origin string, stored int) {
+	t.Helper()
+	taken := map[string]int{}
+	nc := f.connect(t, "berlin")
+	consumer, err := jetStream(t, nc).CreateOrUpdateConsumer(t.Context(), "jobs", workerConfig)
+	if err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, 2*time.Minute, "every job is taken", func() error {
+		take(t, consumer, taken)
+		if len(taken) != stored {
+			return fmt.Errorf("%d of %d; %s", len(taken), stored, standing(t.Context(), nc, "berlin", "jobs"))
+		}
+		return nil
+	})
+	for n := range stored {
+		if job := fmt.Sprintf("%s-%d", origin, n); taken[job] != 1 {
+			t.Errorf("%s was taken %d times", job, taken[job])
+		}
+	}
 	t.Logf("%d jobs, each taken once at berlin", stored)
 }
 

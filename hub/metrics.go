@@ -6,6 +6,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	federationv1 "github.com/sealane/sealane/api/federation/v1"
+	"github.com/sealane/sealane/api/v1alpha1"
 )
 
 // metrics are the hub's own, all of them. No label takes what members, or their
@@ -23,6 +24,7 @@ type metrics struct {
 	phases       *prometheus.HistogramVec
 	published    prometheus.Gauge
 	problems     prometheus.Gauge
+	rollouts     *prometheus.GaugeVec
 	statusWrites *prometheus.CounterVec
 	events       *prometheus.CounterVec
 
@@ -72,6 +74,9 @@ func newMetrics() *metrics {
 		problems: prometheus.NewGauge(prometheus.GaugeOpts{
 			Name: "sealane_hub_refused_objects", Help: "Topologies, streams, bridges and members that are refused, in whole or in part.",
 		}),
+		rollouts: prometheus.NewGaugeVec(prometheus.GaugeOpts{
+			Name: "sealane_hub_rollouts", Help: "Topologies that are rolled out in waves, by the state of the rollout.",
+		}, []string{"state"}),
 		statusWrites: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "sealane_hub_status_writes_total", Help: "Statuses written to the API server, by result: ok, conflict, gone, error.",
 		}, []string{"result"}),
@@ -109,11 +114,27 @@ func (m *metrics) updateRefused(code string) {
 	m.refusals.WithLabelValues(code).Inc()
 }
 
+// countRollouts counts those that the topologies say.
+func (m *metrics) countRollouts(topologies []*v1alpha1.MessagingTopology) {
+	counts := map[v1alpha1.RolloutState]int{
+		v1alpha1.RolloutComplete: 0, v1alpha1.RolloutProgressing: 0, v1alpha1.RolloutBaking: 0, v1alpha1.RolloutAwaitingApproval: 0,
+		v1alpha1.RolloutPaused: 0, v1alpha1.RolloutOverBudget: 0, v1alpha1.RolloutRolledBack: 0, v1alpha1.RolloutUndone: 0,
+	}
+	for _, t := range topologies {
+		if st := t.Status.Rollout; st != nil {
+			counts[st.State]++
+		}
+	}
+	for state, n := range counts {
+		m.rollouts.WithLabelValues(string(state)).Set(float64(n))
+	}
+}
+
 // all are the metrics, but for those that need the fleet.
 func (m *metrics) all() []prometheus.Collector {
 	return []prometheus.Collector{
 		m.connected, m.updates, m.bytes, m.refusals, m.refused, m.sessions, m.enrolments, m.leads, m.relayed, m.phases, m.published,
-		m.problems, m.statusWrites, m.events, m.reach,
+		m.problems, m.rollouts, m.statusWrites, m.events, m.reach,
 	}
 }
 

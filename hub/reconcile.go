@@ -103,7 +103,7 @@ func newReconciler(c cluster.Cluster, f fleet, file string, log *slog.Logger) *R
 	}
 	r.leaver = newLeaver(c.GetClient(), c.GetAPIReader(), log)
 	r.follow = newFollower(r.metrics, time.Now)
-	r.rollouts = &advancer{reader: r.cache, client: c.GetClient(), log: log, now: time.Now}
+	r.rollouts = &advancer{reader: r.cache, client: c.GetClient(), metrics: r.metrics, log: log, now: time.Now}
 	r.writer = newStatusWriter(c.GetClient(), log, func() { nudge(r.statusDirty) })
 	return r
 }

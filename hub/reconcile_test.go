@@ -32,6 +32,8 @@ type stage struct {
 	stop   func() // of the Reconciler, and waits for it
 	queue  int    // of the writer, if it shall be another than usual
 	kept   string // the file with what is in effect
+
+	metrics *metrics // of the Reconciler
 }
 
 // scripted is a fleet by script.
@@ -165,6 +167,7 @@ func (s *stage) start() {
 	}
 	s.fleet = newScripted()
 	r := newReconciler(c, s.fleet, s.kept, o.Log)
+	s.metrics = r.metrics
 	if s.queue > 0 {
 		r.writer.jobs = make(chan job, s.queue)
 	}

@@ -19,15 +19,17 @@ import (
 // advancer writes where rollouts are, and keeps the revisions that they need. It
 // writes a state before any plan follows from it: see topology.CourseOf.
 type advancer struct {
-	reader client.Reader
-	client client.Client
-	log    *slog.Logger
-	now    func() time.Time
+	reader  client.Reader
+	client  client.Client
+	metrics *metrics
+	log     *slog.Logger
+	now     func() time.Time
 }
 
 // advance looks at all rollouts of a round. It returns when to do so again at the
 // latest; 0: when something changes.
 func (a *advancer) advance(ctx context.Context, current *round, now topology.Input, prog topology.Progress, statuses map[topology.ObjectRef]topology.Status) time.Duration {
+	a.metrics.countRollouts(now.Topologies)
 	if len(current.staging.rollouts) == 0 && !anyRollout(now) {
 		return 0
 	}

@@ -6,6 +6,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/prometheus/client_golang/prometheus"
 	"k8s.io/apimachinery/pkg/util/intstr"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
@@ -36,6 +37,25 @@ func (s *stage) rolled(state v1alpha1.RolloutState, not string) v1alpha1.Rollout
 		s.t.Fatalf("want %s, not of %s; got %+v", state, not, st)
 	}
 	return *st
+}
+
+// counted waits until the metrics count one rollout, in this state; "": none.
+func (s *stage) counted(state v1alpha1.RolloutState) {
+	s.t.Helper()
+	registry := prometheus.NewRegistry()
+	registry.MustRegister(s.metrics.rollouts)
+	eventually(s.t, fmt.Sprintf("one rollout is counted as %q", state), func() bool {
+		families, err := registry.Gather()
+		if err != nil || len(families) != 1 {
+			s.t.Fatal(families, err)
+		}
+		for _, m := range families[0].Metric {
+			if want := state != "" && m.Label[0].GetValue() == string(state); (m.Gauge.GetValue() == 1) != want {
+				return false
+			}
+		}
+		return true
+	})
 }
 
 // obey has members hold and apply what they shall hold for now; broken ones fail
@@ -116,6 +136,7 @@ func TestRolloutGoesInWaves(t *testing.T) {
 		now := s.hashes()
 		return now["a"] != before["a"] && now["b"] == before["b"]
 	})
+	s.counted(v1alpha1.RolloutProgressing)
 	if st := s.topology().Status.Rollout; st.Wave != 1 || st.Members != "1/2" {
 		t.Errorf("%+v", st)
 	}
@@ -152,6 +173,7 @@ func TestRolloutGoesInWaves(t *testing.T) {
 	eventually(t, "a is planned anew", func() bool { return s.hashes()["a"] != after["a"] })
 	s.obey("a", parts)
 	back := s.rolled(v1alpha1.RolloutRolledBack, "")
+	s.counted(v1alpha1.RolloutRolledBack)
 	eventually(t, "a is brought back", func() bool { return maps.Equal(s.hashes(), after) })
 	if back.Current != good.Current || back.Target == good.Current || !strings.Contains(back.Message, "no such limit") {
 		t.Errorf("%+v", back)
@@ -180,6 +202,7 @@ func TestRolloutGoesInWaves(t *testing.T) {
 		return now["a"] != after["a"] && now["a"] != before["a"] && now["b"] != after["b"] && now["b"] != before["b"]
 	})
 	eventually(t, "no rollout any more", func() bool { return s.topology().Status.Rollout == nil })
+	s.counted("")
 	if err := s.client.Delete(t.Context(), s.topology()); err != nil {
 		t.Fatal(err)
 	}

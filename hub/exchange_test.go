@@ -189,10 +189,10 @@ func (x *exchange) taken(s *side, u *federationv1.Update, before, now map[string
 
 // send lets the hub send, if it was woken, and checks what.
 func (x *exchange) send(s *side) bool {
-	if s.session == nil || len(s.session.wake) == 0 {
+	if s.session == nil || !woken(s.session) {
 		return false
 	}
-	<-s.session.wake
+	awake(s.session)
 	u := x.fleet.next(s.session)
 	if u == nil {
 		return true

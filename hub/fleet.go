@@ -32,12 +32,15 @@ type Fleet struct {
 	heartbeat time.Duration
 	churn     *limits
 	now       func() time.Time
+	outbox    *outbox
+	encoded   encodedParts
 
 	changes chan struct{}
 	planned chan struct{} // closed by the first Publish
 	// wave tells of a plan that concerns many members: until when, at most, it is
 	// being sent; lastSent is when something was, in Unix nanoseconds both.
 	wave, lastSent atomic.Int64
+	work           atomic.Uint64 // see tidy
 
 	mu       sync.RWMutex
 	plan     *topology.Plan // nil before the first Publish
@@ -46,6 +49,10 @@ type Fleet struct {
 	waiters  waiters
 	issued   map[string]uint64 // by member, the highest revision of an update
 	closed   error             // set once by close: no session is admitted any more
+	opened   struct {          // sessions of a rush, if it is one
+		began, last time.Time
+		n           int
+	}
 }
 
 // member is what the fleet knows of a member beside its progress. It exists
@@ -56,7 +63,10 @@ type member struct {
 	grants   map[string]*federationv1.Grant // by dialer, as reported
 	heldHash string                         // StateHash of progress.Held; empty while that is nil
 	waits    []string                       // what waiters holds of it
-	pending  map[string]pending             // parts that were being applied at the last look
+	// plannedWaits is the part of that which follows from a planned state.
+	plannedWaits []string
+	plannedOf    *topology.MemberState
+	pending      map[string]pending // parts that were being applied at the last look
 }
 
 // MemberFacts is what a member said of itself.
@@ -95,6 +105,7 @@ func NewFleet(epoch uint64, log *slog.Logger) *Fleet {
 		heartbeat: HeartbeatInterval,
 		churn:     newLimits(churnRate, churnBurst),
 		now:       time.Now,
+		outbox:    newOutbox(),
 		changes:   make(chan struct{}, 1),
 		planned:   make(chan struct{}),
 		progress:  topology.Progress{},
@@ -159,6 +170,7 @@ func (f *Fleet) wantedGrants(name string, m *member) map[string]*federationv1.Gr
 // do because of it, and ends those whose member is gone. It does not wait for
 // any of them.
 func (f *Fleet) Publish(p *topology.Plan) {
+	f.encoded.forget()
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	old := f.plan
@@ -206,10 +218,26 @@ const (
 	manyMembers = 50
 	waveTime    = 500 * time.Millisecond
 	waveGap     = 20 * time.Millisecond
+	// As many sessions that begin within rushTime are a rush, for which others wait
+	// like for a wave: at most maxRush.
+	rushTime = 200 * time.Millisecond
+	maxRush  = 3 * time.Second
 )
 
-// idle waits while a plan is being sent to many members: what they are sent comes
-// before what is only told of them.
+// rush notices that many members connect at once. mu is held.
+func (f *Fleet) rush(now time.Time) {
+	if now.Sub(f.opened.last) > rushTime {
+		f.opened.began, f.opened.n = now, 0
+	}
+	f.opened.last = now
+	if f.opened.n++; f.opened.n >= manyMembers && now.Sub(f.opened.began) < maxRush {
+		f.wave.Store(max(f.wave.Load(), now.Add(rushTime).UnixNano()))
+		f.lastSent.Store(now.UnixNano())
+	}
+}
+
+// idle waits while a plan is being sent to many members, or many connect: that
+// comes before what is only told of them.
 func (f *Fleet) idle(ctx context.Context) {
 	for {
 		now := f.now().UnixNano()

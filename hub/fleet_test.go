@@ -29,13 +29,13 @@ func connect(t testing.TB, f *Fleet, name, held string) *session {
 	return s
 }
 
+// woken tells whether a session is to be looked at, awake also takes note of that.
+func woken(s *session) bool { return s.turn == turnAgain || s.turn == turnQueued }
+
 func awake(s *session) bool {
-	select {
-	case <-s.wake:
-		return true
-	default:
-		return false
-	}
+	was := woken(s)
+	s.turn = turnTaken // whoever sends is at it
+	return was
 }
 
 func tell(t testing.TB, f *Fleet, s *session, r *federationv1.Report) {
@@ -319,9 +319,9 @@ func TestFleetConvergesByWakesAlone(t *testing.T) {
 						held[i], pending[i] = pending[i], nil
 						tell(t, f, s, &federationv1.Report{HeldHash: held[i].TargetHash})
 					})
-				case len(s.wake) > 0:
+				case woken(s):
 					can = append(can, func() {
-						<-s.wake
+						awake(s)
 						pending[i] = f.next(s)
 					})
 				}

@@ -81,7 +81,7 @@ func TestFollowChange(t *testing.T) {
 	for i, name := range names {
 		s := sessions[name]
 		u := f.next(s)
-		f.sent(s, u)
+		f.sent(s, u, 1)
 		if u.Traceparent != "" {
 			told++
 		} else if i == members-1 || last == "" {
@@ -177,7 +177,7 @@ func TestFollowNothing(t *testing.T) {
 	if u.Traceparent != "" {
 		t.Errorf("traceparent %q", u.Traceparent)
 	}
-	f.sent(s, u)
+	f.sent(s, u, 1)
 	tell(t, f, s, done(u))
 	if len(f.follow.waits)+len(f.follow.open) != 0 {
 		t.Error("something is still followed")

@@ -351,23 +351,30 @@ func hasFlow(desired *topology.MemberState, k topology.FlowKey) bool {
 // shall have, should its agent not say so itself.
 func (f *Fleet) prune(name string) {
 	desired, pr := f.desired(name), f.progress[name]
-	links, flows := cloneMap(pr.Links), cloneMap(pr.Flows)
-	maps.DeleteFunc(links, func(peer string, _ topology.LinkReport) bool { return !hasLink(desired, pr, peer) })
-	maps.DeleteFunc(flows, func(k topology.FlowKey, _ topology.FlowReport) bool {
+	links, lessLinks := without(pr.Links, func(peer string) bool { return !hasLink(desired, pr, peer) })
+	flows, lessFlows := without(pr.Flows, func(k topology.FlowKey) bool {
 		_, held := pr.Held[federationv1.StreamID(k.Account, k.Stream)]
 		return !held && !hasFlow(desired, k)
 	})
-	warnings := cloneMap(pr.Warnings)
-	maps.DeleteFunc(warnings, func(id string, _ topology.PartFailure) bool {
+	warnings, lessWarnings := without(pr.Warnings, func(id string) bool {
 		_, held := pr.Held[id]
 		return pr.Held != nil && !held
 	})
-	if len(warnings) < len(pr.Warnings) {
-		f.update(name, func(n *topology.MemberProgress) { n.Warnings = warnings })
+	if lessLinks || lessFlows || lessWarnings {
+		f.update(name, func(n *topology.MemberProgress) { n.Links, n.Flows, n.Warnings = links, flows, warnings })
 	}
-	if len(links) < len(pr.Links) || len(flows) < len(pr.Flows) {
-		f.update(name, func(n *topology.MemberProgress) { n.Links, n.Flows = links, flows })
+}
+
+// without is a map without some of its keys: another one, if it had any of them.
+func without[K comparable, V any](m map[K]V, drop func(K) bool) (rest map[K]V, less bool) {
+	for k := range m {
+		if drop(k) {
+			out := maps.Clone(m)
+			maps.DeleteFunc(out, func(k K, _ V) bool { return drop(k) })
+			return out, true
+		}
 	}
+	return m, false
 }
 
 // cloneMap is maps.Clone, but never nil.

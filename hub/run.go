@@ -12,6 +12,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/collectors"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/client-go/rest"
+	"sigs.k8s.io/controller-runtime/pkg/cache"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/cluster"
 	ctrllog "sigs.k8s.io/controller-runtime/pkg/log"
@@ -166,7 +167,10 @@ func (o *Options) startCache(ctx context.Context, parts *stack, cfg *rest.Config
 	}
 	cfg = rest.CopyConfig(cfg)
 	cfg.UserAgent = "sealane-hub/" + o.Version
-	c, err := cluster.New(cfg, func(co *cluster.Options) { co.Scheme = scheme })
+	c, err := cluster.New(cfg, func(co *cluster.Options) {
+		co.Scheme = scheme
+		co.Cache.DefaultTransform = cache.TransformStripManagedFields() // a third of an object, and of no use here
+	})
 	if err != nil {
 		return nil, fmt.Errorf("the API server at %s: %w", cfg.Host, err)
 	}

@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"net"
 	"slices"
+	"sync"
 	"time"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -30,6 +31,7 @@ import (
 const (
 	maxReceive   = 4 << 20
 	streamWindow = 256 << 10
+	writeBuffer  = 8 << 10
 	// An agent has one stream and now and then a renewal.
 	maxStreams = 8
 	// helloTimeout bounds how long a stream may be open without its Hello, and
@@ -61,20 +63,12 @@ func newServer(f *Fleet, a *Authority, ids *identities, names []string, log *slo
 		return nil, err
 	}
 	s := &server{fleet: f, authority: a, identities: ids, renewals: newLimits(1.0/10, 10), log: log}
+	configs := tlsConfigs(a, certificate)
 	guard := guard{identities: ids, enrolments: newEnrolmentLimits(), sessions: newLimits(1, 30), crowd: newCrowd(), metrics: f.metrics}
 	s.grpc = grpc.NewServer(
 		grpc.Creds(newPaced(newCounted(credentials.NewTLS(&tls.Config{
-			MinVersion: tls.VersionTLS13,
-			GetConfigForClient: func(*tls.ClientHelloInfo) (*tls.Config, error) {
-				return &tls.Config{
-					MinVersion:     tls.VersionTLS13,
-					GetCertificate: certificate,
-					// Enrolment has no certificate yet; guard refuses all else without one.
-					ClientAuth:             tls.VerifyClientCertIfGiven,
-					ClientCAs:              a.pool(),
-					SessionTicketsDisabled: true,
-				}, nil
-			},
+			MinVersion:         tls.VersionTLS13,
+			GetConfigForClient: func(*tls.ClientHelloInfo) (*tls.Config, error) { return configs(), nil },
 		}), a.trustDomain, f.metrics), f.metrics)),
 		grpc.UnaryInterceptor(guard.unary),
 		grpc.StreamInterceptor(guard.stream),
@@ -82,10 +76,13 @@ func newServer(f *Fleet, a *Authority, ids *identities, names []string, log *slo
 		grpc.MaxConcurrentStreams(maxStreams),
 		grpc.MaxHeaderListSize(8<<10),
 		grpc.ConnectionTimeout(10*time.Second),
-		// What an idle member costs: no growing windows and no buffers of its own.
+		grpc.ForceServerCodecV2(newCodec()),
+		// What an idle member costs: no growing windows and no buffers of its own. What
+		// is written to many at a time takes a buffer of each.
 		grpc.StaticStreamWindowSize(streamWindow),
 		grpc.StaticConnWindowSize(streamWindow),
 		grpc.ReadBufferSize(0), // TLS has one
+		grpc.WriteBufferSize(writeBuffer),
 		grpc.KeepaliveParams(keepalive.ServerParameters{Time: 30 * time.Second, Timeout: 10 * time.Second, MaxConnectionIdle: time.Minute}),
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: 5 * time.Second, PermitWithoutStream: true}),
 	)
@@ -96,10 +93,41 @@ func newServer(f *Fleet, a *Authority, ids *identities, names []string, log *slo
 	return s, nil
 }
 
+// tlsConfigs makes the configuration of connections, once for each state of the
+// authority.
+func tlsConfigs(a *Authority, certificate func(*tls.ClientHelloInfo) (*tls.Certificate, error)) func() *tls.Config {
+	var mu sync.Mutex
+	var current *tls.Config
+	var by *keys
+	return func() *tls.Config {
+		mu.Lock()
+		defer mu.Unlock()
+		if k := a.current.Load(); by != k {
+			by, current = k, &tls.Config{
+				MinVersion:     tls.VersionTLS13,
+				GetCertificate: certificate,
+				// Enrolment has no certificate yet; guard refuses all else without one.
+				ClientAuth:             tls.VerifyClientCertIfGiven,
+				ClientCAs:              a.pool(),
+				SessionTicketsDisabled: true,
+				// One write of an update, not one for each kilobyte of it.
+				DynamicRecordSizingDisabled: true,
+			}
+		}
+		return current
+	}
+}
+
 // serve accepts agents until ctx ends, then tells them and returns.
 func (s *server) serve(ctx context.Context, l net.Listener) error {
 	served := make(chan error, 1)
 	go func() { served <- s.grpc.Serve(l) }()
+	var pushing sync.WaitGroup
+	pushes, stopPushing := context.WithCancel(context.WithoutCancel(ctx))
+	pushing.Go(func() { s.fleet.outbox.run(pushes, s.push) })
+	pushing.Go(func() { s.fleet.tidy(pushes) })
+	defer pushing.Wait()
+	defer stopPushing()
 	tick := time.NewTicker(s.fleet.heartbeat)
 	defer tick.Stop()
 	for {
@@ -258,39 +286,40 @@ func (s *server) hello(stream syncStream) (*federationv1.Hello, error) {
 	}
 }
 
-// run is the life of an open session. Sending may block for as long as the
-// agent does not read, so it is done aside: whatever ends the session ends the
-// stream at once.
+// run is the life of an open session. Whatever ends the session ends the stream at
+// once: nobody waits here for the agent.
 func (s *server) run(stream syncStream, session *session, welcome *federationv1.Welcome) error {
-	sent := make(chan error, 1)
-	send := func(m *federationv1.HubMessage) error {
-		go func() { sent <- stream.Send(m) }()
-		select {
-		case err := <-sent:
-			return err
-		case <-session.ended:
-			return session.err
-		}
-	}
-	if err := send(&federationv1.HubMessage{Body: &federationv1.HubMessage_Welcome{Welcome: welcome}}); err != nil {
+	// The first message of a stream does not wait for the agent to read.
+	if err := stream.Send(&federationv1.HubMessage{Body: &federationv1.HubMessage_Welcome{Welcome: welcome}}); err != nil {
 		return err
 	}
+	session.line.open(stream)
+	defer session.line.close()
+	s.fleet.outbox.done(session)
 	go s.receive(stream, session)
-	for {
-		select {
-		case <-session.ended:
-			return session.err
-		case <-session.wake:
-			u := s.fleet.next(session)
-			if u == nil {
-				continue
-			}
-			if err := send(&federationv1.HubMessage{Body: &federationv1.HubMessage_Update{Update: u}}); err != nil {
-				return err
-			}
-			s.fleet.sent(session, u)
-		}
+	<-session.ended
+	return session.err
+}
+
+// push sends what may be sent to a session's member.
+func (s *server) push(session *session) {
+	if session.line.busy() {
+		return // it is looked at again
 	}
+	u := s.fleet.next(session)
+	if u == nil {
+		return
+	}
+	p := &parcel{update: u, parts: &s.fleet.encoded, written: func() {
+		if session.line.written() {
+			s.fleet.outbox.add(session)
+		}
+	}}
+	if err := session.line.send(p); err != nil {
+		session.end(err)
+		return
+	}
+	s.fleet.sent(session, u, p.size)
 }
 
 // receive takes what the agent says until the stream is over.

@@ -2,13 +2,14 @@ package hub
 
 import (
 	"cmp"
+	"context"
+	"log/slog"
 	"maps"
 	"sync"
 	"time"
 
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
-	"google.golang.org/protobuf/proto"
 
 	federationv1 "github.com/sealane/sealane/api/federation/v1"
 	"github.com/sealane/sealane/topology"
@@ -20,7 +21,7 @@ const silentBeats = 3
 // session is one agent's open Sync stream. It is a small state machine: open
 // makes it from a Hello, handle takes every later message, next says what to
 // send, close takes it away. Its fields are guarded by the fleet's mu, but for
-// the channels.
+// the last ones.
 type session struct {
 	identity
 	last   time.Time // of the last message
@@ -41,19 +42,12 @@ type session struct {
 	// update: nothing more is sent until the plan is another.
 	refused string
 
-	wake chan struct{} // one slot
+	turn turn // guarded by the outbox
+	line line
 
 	endOnce sync.Once
 	ended   chan struct{}
 	err     error // why it ended; read after ended is closed
-}
-
-// nudge makes the session look for something to send. It never blocks.
-func (s *session) nudge() {
-	select {
-	case s.wake <- struct{}{}:
-	default:
-	}
 }
 
 // end ends the session; the agent is told err. Only the first call counts.
@@ -73,9 +67,10 @@ func (f *Fleet) open(id identity, h *federationv1.Hello) (*session, *federationv
 	if err := f.outdated(id.cluster, h); err != nil {
 		return nil, nil, err
 	}
+	f.worked()
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	s := &session{identity: id, last: f.now(), opened: f.now(), wake: make(chan struct{}, 1), ended: make(chan struct{})}
+	s := &session{identity: id, last: f.now(), opened: f.now(), ended: make(chan struct{})}
 	if f.closed != nil {
 		return nil, nil, f.closed
 	}
@@ -93,6 +88,7 @@ func (f *Fleet) open(id identity, h *federationv1.Hello) (*session, *federationv
 	} else {
 		f.metrics.connected.Inc()
 	}
+	f.rush(s.opened)
 	m.session = s
 	m.facts = MemberFacts{Agent: h.Agent, Facts: cmp.Or(h.Facts, m.facts.Facts), LastSeen: s.last}
 	held, known := f.recognise(id.cluster, h.HeldHash)
@@ -220,12 +216,16 @@ func (f *Fleet) launch(s *session, plan *topology.Plan, base string, step topolo
 	return s.inflight, true
 }
 
-// sent notes that an update went out.
-func (f *Fleet) sent(s *session, u *federationv1.Update) {
+// sent notes that an update went out, in a message of size.
+func (f *Fleet) sent(s *session, u *federationv1.Update, size int) {
 	f.lastSent.Store(f.now().UnixNano())
+	f.worked()
 	f.follow.sent(s.cluster)
 	f.metrics.updates.Inc()
-	f.metrics.bytes.Add(float64(proto.Size(u)))
+	f.metrics.bytes.Add(float64(size))
+	if !f.log.Enabled(context.Background(), slog.LevelDebug) {
+		return
+	}
 	f.log.Debug("update sent", "member", s.cluster, "upserts", len(u.Upserts), "removals", len(u.Removals), "target", u.TargetHash)
 }
 

@@ -4,6 +4,7 @@ import (
 	"slices"
 
 	federationv1 "github.com/sealane/sealane/api/federation/v1"
+	"github.com/sealane/sealane/topology"
 )
 
 // waiters says of each member which others may have something to send once it
@@ -39,25 +40,47 @@ func (f *Fleet) setWaits(name string) {
 	if m == nil {
 		return
 	}
-	var waits []string
-	if desired := f.desired(name); desired != nil {
-		for _, p := range desired.Parts {
-			for _, after := range p.After {
-				waits = append(waits, after.Cluster)
+	desired := f.desired(name)
+	if m.plannedOf != desired {
+		m.plannedOf, m.plannedWaits = desired, plannedWaits(desired)
+	}
+	waits := m.plannedWaits
+	if pr := f.progress[name]; desired != nil && pr != nil && m.heldHash != desired.Hash {
+		var more []string
+		for id := range pr.Held {
+			if peer := federationv1.IDPeer(id); peer != "" && desired.Part(id) == nil {
+				more = append(more, peer)
 			}
 		}
-		if pr := f.progress[name]; pr != nil && m.heldHash != desired.Hash {
-			for id := range pr.Held {
-				if peer := federationv1.IDPeer(id); peer != "" && desired.Part(id) == nil {
-					waits = append(waits, peer)
-				}
+		if len(more) > 0 {
+			waits = sortedSet(slices.Concat(waits, more))
+		}
+	}
+	if !slices.Equal(waits, m.waits) {
+		f.waiters.set(name, m.waits, waits)
+	}
+	m.waits = waits
+}
+
+// plannedWaits are the members of whose parts some come before those of a state.
+func plannedWaits(state *topology.MemberState) []string {
+	if state == nil {
+		return nil
+	}
+	var out []string
+	for _, p := range state.Parts {
+		for _, after := range p.After {
+			if len(out) == 0 || out[len(out)-1] != after.Cluster {
+				out = append(out, after.Cluster)
 			}
 		}
 	}
-	slices.Sort(waits)
-	waits = slices.Compact(waits)
-	f.waiters.set(name, m.waits, waits)
-	m.waits = waits
+	return sortedSet(out)
+}
+
+func sortedSet(names []string) []string {
+	slices.Sort(names)
+	return slices.Compact(names)
 }
 
 // wakeWaiters wakes the sessions that may have waited for what name did.
@@ -97,6 +120,6 @@ func (f *Fleet) wake(name string) bool {
 	if m == nil || m.session == nil || desired == nil || m.heldHash == "" || m.heldHash == desired.Hash || m.session.inflight != nil {
 		return false
 	}
-	m.session.nudge()
+	f.outbox.add(m.session)
 	return true
 }

@@ -91,7 +91,7 @@ func assembleFabric(f *fabric, m *memo, prev *assembled) *assembled {
 	} else {
 		a.compare(prev, d)
 	}
-	w := &partWriter{assembled: a, dirty: d, updates: make([]map[string]*PlannedPart, len(f.names)), plain: map[accountCode]*PlannedPart{}}
+	w := &partWriter{assembled: a, dirty: d, updates: make([]map[string]*PlannedPart, len(f.names)), plain: map[accountCode]*PlannedPart{}, streams: map[plainStream]*PlannedPart{}}
 	w.write()
 	if prev == nil {
 		w.writeBrokers()
@@ -168,26 +168,22 @@ func updated(cluster string, old *MemberState, parts map[string]*PlannedPart) *M
 	if old != nil && len(parts) == 0 {
 		return old
 	}
-	fresh := make([]*PlannedPart, 0, len(parts))
-	for _, p := range parts {
-		if p != nil {
-			fresh = append(fresh, p)
-		}
-	}
-	slices.SortFunc(fresh, func(x, y *PlannedPart) int { return strings.Compare(x.Part.Id, y.Part.Id) })
-	s := &MemberState{Cluster: cluster, Parts: fresh}
+	var before []*PlannedPart
 	if old != nil {
-		s.Parts = make([]*PlannedPart, 0, len(old.Parts)+len(fresh))
-		for _, p := range old.Parts {
-			for len(fresh) > 0 && fresh[0].Part.Id <= p.Part.Id {
-				s.Parts, fresh = append(s.Parts, fresh[0]), fresh[1:]
-			}
-			if _, replaced := parts[p.Part.Id]; !replaced {
-				s.Parts = append(s.Parts, p)
-			}
-		}
-		s.Parts = append(s.Parts, fresh...)
+		before = old.Parts
 	}
+	s := &MemberState{Cluster: cluster, Parts: make([]*PlannedPart, 0, len(before)+len(parts))}
+	for _, id := range slices.Sorted(maps.Keys(parts)) {
+		at, found := slices.BinarySearchFunc(before, id, func(p *PlannedPart, id string) int { return strings.Compare(p.Part.Id, id) })
+		s.Parts, before = append(s.Parts, before[:at]...), before[at:]
+		if found {
+			before = before[1:]
+		}
+		if p := parts[id]; p != nil {
+			s.Parts = append(s.Parts, p)
+		}
+	}
+	s.Parts = append(s.Parts, before...)
 	s.Hash = federationv1.SortedStateHash(func(yield func(id, hash string) bool) {
 		for _, p := range s.Parts {
 			if !yield(p.Part.Id, p.Part.Hash) {
@@ -204,7 +200,13 @@ type partWriter struct {
 	dirty   *dirty
 	updates []map[string]*PlannedPart
 	plain   map[accountCode]*PlannedPart // accounts without imports are alike everywhere
+	streams map[plainStream]*PlannedPart // so are streams without sources
 	shared  sharing
+}
+
+type plainStream struct {
+	id   string
+	spec *federationv1.StreamSpec
 }
 
 func (w *partWriter) put(member int32, id string, p *PlannedPart) {
@@ -393,7 +395,17 @@ func (w *partWriter) writeStreams() {
 	for at, s := range streams {
 		s.owned = withCopies(s.owned, w.fabric.copies(at.member, nil))
 		id := federationv1.StreamID(w.fabric.accounts[at.account], at.name)
-		w.put(at.member, id, s.part(id))
+		if len(s.sources) > 0 || s.transform != nil {
+			w.put(at.member, id, s.part(id))
+			continue
+		}
+		key := plainStream{id, either(s.spec, s.owned)}
+		p, made := w.streams[key]
+		if !made {
+			p = s.part(id)
+			w.streams[key] = p
+		}
+		w.put(at.member, id, p)
 	}
 }
 

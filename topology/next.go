@@ -58,16 +58,24 @@ func Next(p *Plan, prog Progress, cluster string) Step {
 		return Step{}
 	}
 	o := order{p, prog, p.Staged[cluster] != nil}
+	want := p.Desired(cluster)
+	behind, others := compare(want, own.Held)
 	var s Step
-	s.Removals, s.Meant = o.removals(cluster)
+	if others || o.staged {
+		s.Removals, s.Meant = o.removals(cluster)
+	}
 	switch standing := p.Standing[cluster]; {
 	case standing.Revoked:
 		return Step{}
 	case !standing.Suspended:
-		s.Upserts = o.upserts(cluster)
+		s.Upserts = o.upserts(cluster, behind)
 	}
 	if len(s.Upserts)+len(s.Removals) == 0 {
 		return Step{}
+	}
+	if !others && as(s.Upserts, behind) && len(s.Removals) == 0 {
+		s.Target = want.Hash // most often, and it is known
+		return s
 	}
 	after := maps.Clone(own.Held)
 	for _, part := range s.Upserts {
@@ -80,6 +88,27 @@ func Next(p *Plan, prog Progress, cluster string) Step {
 	return s
 }
 
+// compare finds the parts of a state that are not held as they are there, and
+// tells whether others are held than those of the state.
+func compare(want *MemberState, held map[string]string) (behind []*PlannedPart, others bool) {
+	known := 0
+	for _, p := range want.Parts {
+		hash, holds := held[p.Part.Id]
+		if holds {
+			known++
+		}
+		if hash != p.Part.Hash {
+			behind = append(behind, p)
+		}
+	}
+	return behind, known < len(held)
+}
+
+// as tells whether parts are all those that were planned, as they were.
+func as(parts []*federationv1.Part, planned []*PlannedPart) bool {
+	return slices.EqualFunc(parts, planned, func(a *federationv1.Part, b *PlannedPart) bool { return a == b.Part })
+}
+
 // order answers what may be sent when. Its methods take names of members that
 // are in the plan.
 type order struct {
@@ -90,13 +119,15 @@ type order struct {
 	staged bool
 }
 
-func (o order) upserts(cluster string) []*federationv1.Part {
+// upserts are those of the parts that a member does not hold as planned which may
+// be sent.
+func (o order) upserts(cluster string, behind []*PlannedPart) []*federationv1.Part {
+	if len(behind) == 0 {
+		return nil
+	}
 	held := o.prog[cluster].Held
-	var out []*federationv1.Part
-	for _, want := range o.plan.Desired(cluster).Parts {
-		if held[want.Part.Id] == want.Part.Hash {
-			continue
-		}
+	out := make([]*federationv1.Part, 0, len(behind))
+	for _, want := range behind {
 		if part := o.sendable(cluster, want); part != nil && held[part.Id] != part.Hash {
 			out = append(out, part)
 		}
@@ -113,7 +144,7 @@ func (o order) sendable(cluster string, want *PlannedPart) *federationv1.Part {
 	if want.Part.Id == federationv1.BrokerID && o.prog[cluster].Held[federationv1.BrokerID] == "" {
 		return want.Part
 	}
-	unmet := map[PartRef]bool{}
+	var unmet map[PartRef]bool
 	for _, ref := range want.After {
 		if o.met(ref) {
 			continue
@@ -122,6 +153,9 @@ func (o order) sendable(cluster string, want *PlannedPart) *federationv1.Part {
 			return nil
 		}
 		if needs(want.Part, ref) {
+			if unmet == nil {
+				unmet = map[PartRef]bool{}
+			}
 			unmet[ref] = true
 		}
 	}

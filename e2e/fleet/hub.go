@@ -25,8 +25,10 @@ type hubProcess struct {
 	metrics string
 	cmd     *exec.Cmd
 	exited  chan struct{}
-	// profiled tells that the program is this one, see profiledHub.
-	profiled bool
+	// profiles is where those of the program are, which then is this one (see
+	// profiledHub); marks is how many were begun and ended since it was started.
+	profiles string
+	marks    int
 }
 
 func newHub(program []string, dir string) (*hubProcess, error) {
@@ -57,11 +59,16 @@ func (h *hubProcess) start(ctx context.Context) (time.Duration, error) {
 	h.cmd = exec.Command(h.program[0], args...) //nolint:noctx // it is killed, and waited for, by stop
 	h.cmd.Stderr, h.cmd.Stdout = log, log
 	h.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	if h.profiles != "" { // what a process before this one counted
+		if err := ignoreMissing(os.Remove(filepath.Join(h.profiles, marksFile))); err != nil {
+			return 0, err
+		}
+	}
 	began := time.Now()
 	if err := h.cmd.Start(); err != nil {
 		return 0, err
 	}
-	h.exited = make(chan struct{})
+	h.exited, h.marks = make(chan struct{}), 0
 	go func() {
 		_ = h.cmd.Wait() // whoever waits for exited knows why it ended
 		close(h.exited)
@@ -91,11 +98,25 @@ func (h *hubProcess) kill() {
 }
 
 // mark begins or ends a profile, if there are any.
-func (h *hubProcess) mark() error {
-	if !h.profiled {
+func (h *hubProcess) mark(ctx context.Context) error {
+	if h.profiles == "" {
 		return nil
 	}
-	return h.cmd.Process.Signal(syscall.SIGUSR1)
+	h.marks++
+	if err := h.cmd.Process.Signal(syscall.SIGUSR1); err != nil {
+		return err
+	}
+	return poll(ctx, time.Minute, time.Millisecond, "a profile has begun or ended", func() (bool, error) {
+		b, err := os.ReadFile(filepath.Join(h.profiles, marksFile))
+		return string(b) == strconv.Itoa(h.marks), ignoreMissing(err)
+	})
+}
+
+func ignoreMissing(err error) error {
+	if errors.Is(err, os.ErrNotExist) {
+		return nil
+	}
+	return err
 }
 
 // sample is what a hub's metrics say.

@@ -12,6 +12,7 @@ import (
 	"os/signal"
 	"path/filepath"
 	"runtime"
+	"runtime/debug"
 	"strconv"
 	"strings"
 	"syscall"
@@ -40,9 +41,12 @@ func main() {
 	flag.IntVar(&o.streams, "streams", 12, "streams that every member has")
 	flag.IntVar(&o.parents, "parents", 1, "regions to which each edge site has links")
 	flag.StringVar(&o.profile, "profile", "", "`folder` for processor and memory profiles of the hub, which then runs in this program's code")
+	flag.BoolVar(&o.traced, "trace", false, "with -profile: traces of its execution instead of its processor time")
+	flag.BoolVar(&o.growth, "growth", false, "measure also federations with more and fewer links and bridges")
 	flag.StringVar(&o.only, "only", "", "measure only these, separated by commas: stream, bridge, pair, rest, storm, kill")
 	flag.Parse()
 	log.SetLogger(logr.Discard())
+	debug.SetGCPercent(400) // it is the hub that is measured
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
 	if err := run(ctx, o, members); err != nil {
@@ -56,6 +60,7 @@ type options struct {
 	hub, profile, only                                          string
 	changes, singles, storms, kills, subjects, streams, parents int
 	rest                                                        time.Duration
+	traced, growth                                              bool
 }
 
 func (o options) wants(what string) bool {
@@ -64,17 +69,48 @@ func (o options) wants(what string) bool {
 
 func run(ctx context.Context, o options, members string) error {
 	fmt.Printf("%s %s/%s, %d cores shared by hub and members, load %s at the beginning\n", runtime.Version(), runtime.GOOS, runtime.GOARCH, runtime.NumCPU(), load()) //nolint:forbidigo // a program that prints
+	var rows []row
+	add := func(s size) error {
+		r, err := o.measure(ctx, s)
+		if err != nil {
+			return fmt.Errorf("%d members: %w", s.members, err)
+		}
+		rows = append(rows, r)
+		return nil
+	}
+	base := size{subjects: o.subjects, streams: o.streams, parents: o.parents}
 	for _, text := range strings.Split(members, ",") {
 		n, err := strconv.Atoi(text)
 		if err != nil {
 			return fmt.Errorf("-members: %w", err)
 		}
-		if err := o.measure(ctx, size{members: n, subjects: o.subjects, streams: o.streams, parents: o.parents}); err != nil {
-			return fmt.Errorf("%d members: %w", n, err)
+		s := base
+		s.members = n
+		if err := add(s); err != nil {
+			return err
 		}
 	}
-	return nil
+	if o.growth {
+		o.only, o.changes = "rest,stream,bridge", min(o.changes, 5)
+		for _, change := range []func(*size){
+			func(*size) {}, func(s *size) { s.parents = 2 }, func(s *size) { s.parents = 3 }, func(s *size) { s.subjects *= 2 },
+			func(s *size) { s.subjects *= 4 }, func(s *size) { s.streams *= 2 },
+		} {
+			s := base
+			s.members = 300
+			change(&s)
+			if err := add(s); err != nil {
+				return err
+			}
+		}
+	}
+	if len(rows) < 2 {
+		return nil
+	}
+	return compare(newTable(), rows)
 }
+
+func newTable() *tabwriter.Writer { return tabwriter.NewWriter(os.Stdout, 0, 0, 2, ' ', 0) }
 
 // program is how the hub is started.
 func (o options) program() ([]string, error) {
@@ -86,13 +122,17 @@ func (o options) program() ([]string, error) {
 		return nil, err
 	}
 	self, err := os.Executable()
-	return []string{self, profiledHub, dir}, err
+	what := "cpu"
+	if o.traced {
+		what = "trace"
+	}
+	return []string{self, profiledHub, dir, what}, err
 }
 
-func (o options) measure(ctx context.Context, s size) (err error) {
+func (o options) measure(ctx context.Context, s size) (_ row, err error) {
 	tmp, err := os.MkdirTemp("", "sealane-fleet-")
 	if err != nil {
-		return err
+		return row{}, err
 	}
 	defer func() {
 		if err == nil {
@@ -103,30 +143,31 @@ func (o options) measure(ctx context.Context, s size) (err error) {
 	}()
 	data := filepath.Join(tmp, "hub")
 	if err := os.Mkdir(data, 0o700); err != nil {
-		return err
+		return row{}, err
 	}
 	program, err := o.program()
 	if err != nil {
-		return err
+		return row{}, err
 	}
 	hub, err := newHub(program, data)
 	if err != nil {
-		return err
+		return row{}, err
 	}
-	hub.profiled = o.profile != ""
+	if o.profile != "" {
+		hub.profiles = program[2]
+	}
 	defer hub.kill()
-	w := tabwriter.NewWriter(os.Stdout, 0, 0, 2, ' ', 0)
-	r := &report{w: w}
+	r := &report{w: newTable(), row: row{size: s}}
 	b := &bench{size: s, hub: hub, log: func(format string, args ...any) { fmt.Fprintf(os.Stderr, format+"\n", args...) }}
 	b.beats = func() {}
 	defer func() { b.beats() }()
 	if err := b.begin(ctx, r); err != nil {
-		return err
+		return row{}, err
 	}
 	if err := b.figures(ctx, o, r); err != nil {
-		return err
+		return row{}, err
 	}
-	return w.Flush()
+	return r.row, r.w.Flush()
 }
 
 // begin starts the hub and brings up the federation.
@@ -180,8 +221,8 @@ func (b *bench) begin(ctx context.Context, r *report) error {
 	r.line("hub without members, with its API server", "%.0f MiB resident, %.2f %% of a core, ready after %.1f s", mib(empty), 100*alone, start.Seconds())
 	r.line("enrolled", "in %.1f s", enrolled.Seconds())
 	r.line("from nothing to all states and links", "in %.1f s", up.Seconds())
-	r.line("state", "%.1f KiB a member, %.1f KiB an edge site", all/1024, edges/1024)
-	r.empty = empty
+	r.line("state", "%.1f KiB a member, %.1f KiB an edge site; %d links, %d bridges, %d streams", all/1024, edges/1024, b.links, b.size.bridges(), b.size.streams)
+	r.empty, r.row.links, r.row.state = empty, b.links, all/1024
 	return nil
 }
 

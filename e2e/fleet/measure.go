@@ -26,6 +26,8 @@ type bench struct {
 	fleet *fleet
 	// want is the hash of what each member shall hold, at rest.
 	want map[string]string
+	// links is how many there are, at rest.
+	links int
 	// beats ends the heartbeats.
 	beats func()
 	log   func(format string, args ...any)
@@ -53,6 +55,7 @@ type changes struct {
 func (b *bench) change(ctx context.Context, rounds int, members []string, write func(round int) error) (*changes, error) {
 	c := &changes{members: len(members)}
 	for round := range rounds + 1 { // the first is not counted
+		runtime.GC() // of the members
 		if err := b.hub.quiet(ctx); err != nil {
 			return nil, err
 		}
@@ -77,6 +80,9 @@ func (b *bench) change(ctx context.Context, rounds int, members []string, write 
 		if err != nil {
 			return nil, err
 		}
+		if err := b.hub.mark(ctx); err != nil {
+			return nil, err
+		}
 		used, err := b.hub.cpu()
 		if err != nil {
 			return nil, err
@@ -99,6 +105,9 @@ func (b *bench) change(ctx context.Context, rounds int, members []string, write 
 			return nil, err
 		}
 		stop()
+		if err := b.hub.mark(ctx); err != nil {
+			return nil, err
+		}
 		if err := b.hub.quiet(ctx); err != nil {
 			return nil, err
 		}
@@ -166,7 +175,7 @@ func (b *bench) settle(ctx context.Context) error {
 		if len(p.Problems) > 0 {
 			return false, fmt.Errorf("the resources are refused: %+v", p.Problems[0])
 		}
-		b.want = map[string]string{}
+		b.want, b.links = map[string]string{}, len(p.Links)
 		missing := 0
 		for _, m := range b.fleet.members {
 			b.want[m.name] = p.Members[m.name].Hash
@@ -223,6 +232,7 @@ type storms struct {
 func (b *bench) storm(ctx context.Context, rounds int, empty, restart bool) (*storms, error) {
 	s := &storms{}
 	for range rounds {
+		runtime.GC() // of the members
 		if err := b.hub.quiet(ctx); err != nil {
 			return nil, err
 		}
@@ -242,6 +252,9 @@ func (b *bench) storm(ctx context.Context, rounds int, empty, restart bool) (*st
 		if err != nil {
 			return nil, err
 		}
+		if err := b.hub.mark(ctx); err != nil {
+			return nil, err
+		}
 		b.fleet.sent.Store(0)
 		b.fleet.received.Store(0)
 		if err := b.up(ctx, s); err != nil {
@@ -249,6 +262,9 @@ func (b *bench) storm(ctx context.Context, rounds int, empty, restart bool) (*st
 		}
 		now, err := b.hub.cpu()
 		if err != nil {
+			return nil, err
+		}
+		if err := b.hub.mark(ctx); err != nil {
 			return nil, err
 		}
 		n := float64(len(b.fleet.members) * rounds)

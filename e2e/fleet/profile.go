@@ -2,25 +2,34 @@ package main
 
 import (
 	"context"
+	"errors"
 	"flag"
 	"fmt"
 	"os"
 	"os/signal"
 	"path/filepath"
 	"runtime"
+	"runtime/debug"
 	"runtime/pprof"
+	"runtime/trace"
+	"strconv"
 	"syscall"
 
 	"github.com/sealane/sealane/hub"
 )
 
 // profiledHub, as first argument, makes of this program a hub like sealane-hub. A
-// SIGUSR1 begins a profile of its processor time and a second one ends it, with one
-// of its memory; so on with further ones.
+// SIGUSR1 begins a profile of its processor time, or a trace of its execution, and a
+// second one ends it, with a profile of its memory as of the last collection; so on with further ones. What is
+// begun and ended is counted in a file, for who waits for it.
 const profiledHub = "hub-with-profile"
 
+// profileRate is how often in a second it is looked what runs: what is measured is
+// short.
+const profileRate = 500
+
 func runProfiledHub(args []string) int {
-	dir := args[0]
+	dir, traced := args[0], args[1] == "trace"
 	o := hub.Options{Version: "bench"}
 	f := flag.NewFlagSet(profiledHub, flag.ContinueOnError)
 	f.BoolVar(&o.Embedded, "embedded", false, "")
@@ -29,12 +38,20 @@ func runProfiledHub(args []string) int {
 	f.StringVar(&o.Advertise, "advertise", "", "")
 	f.StringVar(&o.APIListen, "api-listen", "", "")
 	f.StringVar(&o.MetricsListen, "metrics-listen", "", "")
-	if err := f.Parse(args[1:]); err != nil {
+	if err := f.Parse(args[2:]); err != nil {
 		return 2
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	go profiles(ctx, dir)
+	if os.Getenv("GOGC") == "" && os.Getenv("GOMEMLIMIT") == "" {
+		debug.SetGCPercent(50) // as sealane-hub
+	}
+	p := profiles{dir: dir, traced: traced}
+	go func() {
+		if err := p.run(ctx); err != nil {
+			fmt.Fprintln(os.Stderr, "no more profiles:", err)
+		}
+	}()
 	if err := hub.Run(ctx, o); err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		return 1
@@ -42,33 +59,59 @@ func runProfiledHub(args []string) int {
 	return 0
 }
 
-func profiles(ctx context.Context, dir string) {
+type profiles struct {
+	dir    string
+	traced bool
+	marks  int
+}
+
+// marksFile is where it is counted what was begun and ended.
+const marksFile = "marks"
+
+func (p *profiles) mark() error {
+	p.marks++
+	return os.WriteFile(filepath.Join(p.dir, marksFile), []byte(strconv.Itoa(p.marks)), 0o600)
+}
+
+func (p *profiles) run(ctx context.Context) error {
 	usr := make(chan os.Signal, 1)
 	signal.Notify(usr, syscall.SIGUSR1)
-	for n := 0; ; n++ {
-		if !next(ctx, usr) {
-			return
-		}
-		cpu, err := os.Create(filepath.Join(dir, fmt.Sprintf("cpu-%d.pprof", n)))
-		if err == nil {
-			err = pprof.StartCPUProfile(cpu)
-		}
+	for n := 0; next(ctx, usr); n++ {
+		end, err := p.begin(n)
 		if err != nil {
-			fmt.Fprintln(os.Stderr, err)
-			return
+			return err
 		}
-		more := next(ctx, usr)
-		pprof.StopCPUProfile()
-		cpu.Close()
-		if heap, err := os.Create(filepath.Join(dir, fmt.Sprintf("heap-%d.pprof", n))); err == nil {
-			runtime.GC()
-			_ = pprof.WriteHeapProfile(heap) // its absence is seen
-			heap.Close()
+		if err := p.mark(); err != nil {
+			return err
 		}
-		if !more {
-			return
+		next(ctx, usr)
+		if err := errors.Join(end(), p.heap(n), p.mark()); err != nil {
+			return err
 		}
 	}
+	return nil
+}
+
+func (p *profiles) begin(n int) (end func() error, err error) {
+	name, start, stop := "cpu-%03d.pprof", pprof.StartCPUProfile, pprof.StopCPUProfile
+	if p.traced {
+		name, start, stop = "trace-%03d", trace.Start, trace.Stop
+	} else {
+		runtime.SetCPUProfileRate(profileRate) // StartCPUProfile then says that it cannot
+	}
+	f, err := os.Create(filepath.Join(p.dir, fmt.Sprintf(name, n)))
+	if err != nil {
+		return nil, err
+	}
+	return func() error { stop(); return f.Close() }, start(f)
+}
+
+func (p *profiles) heap(n int) error {
+	f, err := os.Create(filepath.Join(p.dir, fmt.Sprintf("heap-%03d.pprof", n)))
+	if err != nil {
+		return err
+	}
+	return errors.Join(pprof.WriteHeapProfile(f), f.Close())
 }
 
 func next(ctx context.Context, c <-chan os.Signal) bool {

@@ -12,6 +12,43 @@ import (
 type report struct {
 	w     *tabwriter.Writer
 	empty int64 // resident memory of the hub without members
+	row   row
+}
+
+// row is one federation of several that are compared.
+type row struct {
+	size
+	links           int
+	state, resident float64 // KiB a member, and MiB in all
+	share           float64 // KiB a member of what is resident
+	stream, bridge  *changes
+	storm           *storms
+}
+
+// compare prints how the figures grow.
+func compare(w *tabwriter.Writer, rows []row) error {
+	fmt.Fprint(w, "\nmembers\tbridges\tlinks\tstreams\tstate of each\tresident\tof each\ta stream: all have it\tCPU of each\ta bridge: compiled\tall have it\tCPU of each\tall connect\n")
+	for _, r := range rows {
+		fmt.Fprintf(w, "%d\t%d\t%d\t%d\t%.1f KiB\t%.0f MiB\t%.0f KiB", r.members, r.bridges(), r.links, r.streams, r.state, r.resident, r.share)
+		stream, bridge := r.stream, r.bridge
+		if stream == nil {
+			stream = &changes{}
+		}
+		if bridge == nil {
+			bridge = &changes{}
+		}
+		all := func(c *changes) {
+			fmt.Fprintf(w, "\t%s, max %s\t%s", ms(percentile(c.sent, 0.5)), ms(percentile(c.sent, 1)), us(c.cpu))
+		}
+		all(stream)
+		fmt.Fprintf(w, "\t%s", ms(percentile(bridge.compile, 0.5)))
+		all(bridge)
+		if r.storm != nil {
+			fmt.Fprintf(w, "\t%s", ms(percentile(r.storm.took, 0.5)))
+		}
+		fmt.Fprintln(w)
+	}
+	return w.Flush()
 }
 
 func (r *report) title(format string, args ...any) {
@@ -78,15 +115,15 @@ func (b *bench) figures(ctx context.Context, o options, r *report) error {
 			continue
 		}
 		b.log("%d members: %s ...", b.size.members, s.what)
-		if err := b.hub.mark(); err != nil {
-			return err
-		}
 		c, err := b.change(ctx, s.rounds, s.members, s.write)
 		if err != nil {
 			return fmt.Errorf("%s: %w", s.what, err)
 		}
-		if err := b.hub.mark(); err != nil {
-			return err
+		switch s.name {
+		case "stream":
+			r.row.stream = c
+		case "bridge":
+			r.row.bridge = c
 		}
 		r.changes(s.what, c)
 		if err := b.peak(r); err != nil {
@@ -115,15 +152,12 @@ func (b *bench) figures(ctx context.Context, o options, r *report) error {
 		if err := b.hub.forgetPeak(); err != nil {
 			return err
 		}
-		if err := b.hub.mark(); err != nil {
-			return err
-		}
 		st, err := b.storm(ctx, s.rounds, s.empty, s.restart)
 		if err != nil {
 			return fmt.Errorf("%s: %w", s.what, err)
 		}
-		if err := b.hub.mark(); err != nil {
-			return err
+		if !s.empty && !s.restart {
+			r.row.storm = st
 		}
 		r.storms(s.what, st)
 		if err := b.peak(r); err != nil {
@@ -155,8 +189,12 @@ func (b *bench) atRest(ctx context.Context, o options, r *report, what string) e
 	if err != nil {
 		return err
 	}
-	r.line(what, "%.0f MiB, of which %.0f KiB for each member; heap %.0f MiB in use, %.0f goroutines", mib(now),
-		float64(now-r.empty)/1024/float64(b.size.members), s["go_memstats_heap_inuse_bytes"]/(1<<20), s["go_goroutines"])
+	share := float64(now-r.empty) / 1024 / float64(b.size.members)
+	if r.row.resident == 0 {
+		r.row.resident, r.row.share = mib(now), share
+	}
+	r.line(what, "%.0f MiB, of which %.0f KiB for each member; heap %.0f MiB in use, stacks %.0f MiB, %.0f goroutines", mib(now), share,
+		s["go_memstats_heap_inuse_bytes"]/(1<<20), s["go_memstats_stack_inuse_bytes"]/(1<<20), s["go_goroutines"])
 	r.line("at rest, with a heartbeat each 10 s", "%.2f %% of a core, load %s", 100*cpu, load())
 	return nil
 }

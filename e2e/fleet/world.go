@@ -45,6 +45,11 @@ type size struct {
 // them.
 func (s size) regions() int { return min(max(s.members/100, 2), 20) }
 
+// perBridge is how many subjects one bridge has, of those that every member gets.
+const perBridge = 32
+
+func (s size) bridges() int { return (s.subjects+perBridge-1)/perBridge + 2 }
+
 func regionName(i int) string { return fmt.Sprintf("region-%02d", i) }
 func edgeName(i int) string   { return fmt.Sprintf("edge-%04d", i) }
 
@@ -92,7 +97,6 @@ func (s size) objects() []client.Object {
 	out := []client.Object{topo}
 	everywhere := v1alpha1.Placement{Selector: &metav1.LabelSelector{}}
 	origin := v1alpha1.Placement{Clusters: []string{regionName(0)}}
-	const perBridge = 32
 	for i := 0; i < s.subjects; i += perBridge {
 		b := &v1alpha1.Bridge{ObjectMeta: meta(fmt.Sprintf("catalogue-%02d", i/perBridge)), Spec: v1alpha1.BridgeSpec{
 			Account: tenants[i/perBridge%len(tenants)], Type: v1alpha1.BridgeEvents, From: origin, To: everywhere,

@@ -22,11 +22,12 @@ func OutletID(destination, account, stream, consumer string) string {
 // IDPeer is the member that an id names: the peer of a link, the destination of
 // an outlet, else "".
 func IDPeer(id string) string {
-	f := strings.Split(id, "/")
-	if len(f) >= 2 && (f[0] == "link" || f[0] == "outlet") {
-		return f[1]
+	kind, rest, _ := strings.Cut(id, "/")
+	if kind != "link" && kind != "outlet" {
+		return ""
 	}
-	return ""
+	peer, _, _ := strings.Cut(rest, "/")
+	return peer
 }
 
 // OutAccount is the account whose traffic goes out to peer, InAccount the one

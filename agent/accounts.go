@@ -9,10 +9,12 @@ import (
 	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
 	"github.com/nats-io/jwt/v2"
+	"google.golang.org/protobuf/proto"
 
 	federationv1 "github.com/sealane/sealane/api/federation/v1"
 	journalv1 "github.com/sealane/sealane/api/journal/v1"
@@ -23,24 +25,34 @@ import (
 // grant is then the same bytes each time it is made.
 func (a *applier) issueGrants(h *held) *held {
 	fresh := map[string]*journalv1.IssuedGrant{}
+	var ended []*journalv1.IssuedGrant
 	for _, p := range h.parts {
 		l := p.GetLink()
 		if l.GetRole() != federationv1.LinkSpec_ACCEPT {
 			continue
 		}
 		old := h.grants[l.Peer]
-		if old.GetKey() == l.PeerKey {
+		if isFor(old, l) {
 			continue
 		}
 		// Strictly later than the one that it replaces, which is revoked by time.
 		at := max(time.Now().Unix(), old.GetIssuedAt()+1)
-		fresh[l.Peer] = &journalv1.IssuedGrant{Peer: l.Peer, Key: l.PeerKey, IssuedAt: at}
+		fresh[l.Peer] = &journalv1.IssuedGrant{Peer: l.Peer, Key: l.PeerKey, IssuedAt: at, Group: l.Group}
+		if old.GetGroup() != nil {
+			ended = append(ended, old)
+		}
 	}
 	if len(fresh) == 0 {
 		return h
 	}
 	next, err := a.holder.change(func(n *held) bool {
 		maps.Copy(n.grants, fresh)
+		for _, g := range ended {
+			n.ended = slices.DeleteFunc(slices.Clone(n.ended), func(o *journalv1.IssuedGrant) bool {
+				return o.Key == g.Key && o.GetGroup().GetName() == g.GetGroup().GetName()
+			})
+			n.ended = append(n.ended, g)
+		}
 		return true
 	})
 	if err != nil {
@@ -50,13 +62,18 @@ func (a *applier) issueGrants(h *held) *held {
 	return next
 }
 
+// isFor tells whether a grant was issued for a link as it is now.
+func isFor(g *journalv1.IssuedGrant, l *federationv1.LinkSpec) bool {
+	return g != nil && g.Key == l.PeerKey && proto.Equal(g.Group, l.Group)
+}
+
 // grant makes the grant of a link that this member accepts.
 func (a *applier) grant(h *held, l *federationv1.LinkSpec) (*federationv1.Grant, error) {
 	g := h.grants[l.Peer]
-	if g.GetKey() != l.PeerKey {
+	if !isFor(g, l) {
 		return nil, failf(codeCannotWrite, "the grant for %s is not in the journal", l.Peer)
 	}
-	grant, err := broker.IssueGrant(a.keyring, g.Peer, g.Key, time.Unix(g.IssuedAt, 0))
+	grant, err := broker.IssueLinkGrant(a.keyring, l, time.Unix(g.IssuedAt, 0))
 	if err != nil {
 		return nil, &failure{codeBadLink, err}
 	}
@@ -101,10 +118,11 @@ func (a *applier) setAccounts(ctx context.Context, h *held, leaving map[string]b
 			continue
 		}
 		links[l.Peer] = true
-		if g := h.grants[l.Peer]; g != nil {
+		if g := h.grants[l.Peer]; g != nil && l.Group == nil {
 			revokeBefore(claims, l.Peer, g.IssuedAt)
 		}
 	}
+	revokeEnded(claims, h)
 	accounts := map[string]bool{}
 	for name, c := range claims {
 		accounts[name] = true
@@ -131,6 +149,31 @@ func revokeBefore(claims map[string]*jwt.AccountClaims, peer string, issued int6
 				c.Revocations = jwt.RevocationList{}
 			}
 			c.Revocations[jwt.All] = issued - 1
+		}
+	}
+}
+
+// revokeEnded ends the grants in accounts that links share which are for no link that
+// is held: the accounts go on for the others.
+func revokeEnded(claims map[string]*jwt.AccountClaims, h *held) {
+	ended := slices.Clone(h.ended)
+	for peer, g := range h.grants {
+		l := h.parts[federationv1.LinkID(peer)].GetLink()
+		if g.Group != nil && (l.GetRole() != federationv1.LinkSpec_ACCEPT || !isFor(g, l)) {
+			ended = append(ended, g)
+		}
+	}
+	for _, g := range ended {
+		group := federationv1.GroupPeer(g.GetGroup().GetName())
+		for _, name := range []string{federationv1.OutAccount(group), federationv1.InAccount(group)} {
+			c := claims[name]
+			if c == nil {
+				continue
+			}
+			if c.Revocations == nil {
+				c.Revocations = jwt.RevocationList{}
+			}
+			c.Revocations[g.Key] = max(c.Revocations[g.Key], g.IssuedAt)
 		}
 	}
 }

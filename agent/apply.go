@@ -359,7 +359,7 @@ func (a *applier) noteLinks(h *held, out linkOutcome, accounts map[string]error)
 		if l == nil {
 			continue
 		}
-		err := errors.Join(accounts[federationv1.OutAccount(l.Peer)], accounts[federationv1.InAccount(l.Peer)])
+		err := errors.Join(accounts[federationv1.OutAccount(l.PeerAt())], accounts[federationv1.InAccount(l.PeerAt())])
 		if err != nil {
 			err = &failure{codeAccount, err}
 		}

@@ -58,6 +58,7 @@ func (f *factFinder) find() *federationv1.Facts {
 		LinkRoles: true,
 	}
 	if m, ok := f.rt.(broker.Measurer); !ok {
+		facts.LinkGroups = true // of a broker in several servers they are not known to work
 		facts.StorageCapacity = capacity(facts.Storage, f.dataDir)
 		facts.Memory = memoryLimit(facts.Memory, cgroupLimits)
 	} else {

@@ -20,9 +20,11 @@ type held struct {
 	// hash is the StateHash of parts.
 	hash string
 	// doomed are removed parts of which something may still be there.
-	doomed  map[string]*federationv1.Part
-	grants  map[string]*journalv1.IssuedGrant // by peer
-	choices map[string]string                 // peer by failover group
+	doomed map[string]*federationv1.Part
+	grants map[string]*journalv1.IssuedGrant // by peer
+	// ended are grants in accounts that links share which others replaced.
+	ended   []*journalv1.IssuedGrant
+	choices map[string]string // peer by failover group
 	owned   map[string]bool
 }
 
@@ -36,6 +38,7 @@ func heldFrom(s *journalv1.State) *held {
 		grants:     make(map[string]*journalv1.IssuedGrant, len(s.Grants)),
 		choices:    maps.Clone(s.Choices),
 		owned:      make(map[string]bool, len(s.Owned)),
+		ended:      s.Ended,
 	}
 	if h.choices == nil {
 		h.choices = map[string]string{}
@@ -63,6 +66,7 @@ func (h *held) state() *journalv1.State {
 		Revision:   h.revision,
 		Choices:    h.choices,
 		Owned:      slices.Sorted(maps.Keys(h.owned)),
+		Ended:      h.ended,
 	}
 	for _, id := range slices.Sorted(maps.Keys(h.parts)) {
 		s.Parts = append(s.Parts, h.parts[id])

@@ -186,8 +186,8 @@ func (l *links) config(h *held) (*broker.Config, map[string]string, map[string]e
 			groups[spec.Peer] = spec.FailoverGroup
 		}
 		c.Remotes = append(c.Remotes,
-			broker.Remote{Peer: spec.Peer, Out: true, Endpoints: spec.Endpoints, JWT: spec.Grant.Out, Disabled: idle[spec.Peer], Spoke: spec.Spoke},
-			broker.Remote{Peer: spec.Peer, Out: false, Endpoints: spec.Endpoints, JWT: spec.Grant.In, Disabled: idle[spec.Peer], Spoke: spec.Spoke})
+			broker.Remote{Peer: spec.Peer, Out: true, Endpoints: spec.Endpoints, JWT: spec.Grant.Out, Disabled: idle[spec.Peer], Spoke: spec.Spoke, Shared: spec.Group != nil},
+			broker.Remote{Peer: spec.Peer, Out: false, Endpoints: spec.Endpoints, JWT: spec.Grant.In, Disabled: idle[spec.Peer], Spoke: spec.Spoke, Shared: spec.Group != nil})
 	}
 	return c, groups, refused
 }

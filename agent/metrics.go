@@ -132,6 +132,7 @@ func (c *memberCollector) Collect(ch chan<- prometheus.Metric) {
 		usage, metered = meter.Usage(), true
 	}
 	peers, leftOut := some(v.links, maxLinkSeries, cmp.Compare[string])
+	held, groups := c.member.holder.now(), map[string]bool{}
 	for _, peer := range peers {
 		l := v.links[peer]
 		if l.State != federationv1.Health_STANDBY {
@@ -140,8 +141,15 @@ func (c *memberCollector) Collect(ch chan<- prometheus.Metric) {
 		if l.RttMicros > 0 {
 			gauge(c.linkRTT, float64(l.RttMicros)/1e6, peer)
 		}
-		if usage.Links != nil {
+		if at := held.parts[federationv1.LinkID(peer)].GetLink().PeerAt(); at != "" && at != peer {
+			groups[at] = true
+		} else if usage.Links != nil {
 			c.traffic(ch, peer, usage.Links[federationv1.InAccount(peer)], usage.Links[federationv1.OutAccount(peer)])
+		}
+	}
+	for group := range groups { // accounts that links share are counted once
+		if usage.Links != nil {
+			c.traffic(ch, group, usage.Links[federationv1.InAccount(group)], usage.Links[federationv1.OutAccount(group)])
 		}
 	}
 	keys, more := some(v.flows, maxFlowSeries, func(a, b flowKey) int {

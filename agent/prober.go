@@ -224,10 +224,11 @@ func (p *prober) connected(now time.Time, conns []broker.LeafConn) {
 	up := map[string]bool{}
 	for _, c := range conns {
 		up[c.Account] = true
+		up[c.Account+" "+c.Server] = true
 	}
-	for peer, l := range p.links {
+	for _, l := range p.links {
 		was := l.out
-		l.out, l.in = up[federationv1.OutAccount(peer)], up[federationv1.InAccount(peer)]
+		l.out, l.in = up[federationv1.OutAccount(l.spec.PeerAt())+l.others()], up[federationv1.InAccount(l.spec.PeerAt())+l.others()]
 		if l.out && !was {
 			l.outSince = now
 		}
@@ -236,6 +237,15 @@ func (p *prober) connected(now time.Time, conns []broker.LeafConn) {
 			l.trouble = ""
 		}
 	}
+}
+
+// others tells its connections from others in the same accounts, as far as these are
+// honest about their names: the probes are what counts.
+func (l *probed) others() string {
+	if l.spec.PeerAt() == l.spec.Peer {
+		return ""
+	}
+	return " " + l.spec.Peer
 }
 
 // send sends one probe over a link.
@@ -303,8 +313,12 @@ func (p *prober) treat(ctx context.Context, now time.Time, peer string, l *probe
 	}
 	l.kickedAt = now
 	l.kicks++
+	out, in := federationv1.OutAccount(l.spec.PeerAt()), federationv1.InAccount(l.spec.PeerAt())
 	for _, c := range conns {
-		if c.Account == federationv1.OutAccount(peer) || l.kicks > 1 && c.Account == federationv1.InAccount(peer) {
+		if out != federationv1.OutAccount(peer) && c.Server != peer {
+			continue
+		}
+		if c.Account == out || l.kicks > 1 && c.Account == in {
 			p.log.Warn("link is connected but does not work, connecting anew", "peer", peer, "account", c.Account)
 			if err := p.rt.KickLeaf(c.ID); err != nil {
 				p.log.Debug("kick", "peer", peer, "error", err)

@@ -116,7 +116,7 @@ func validateBroker(b *federationv1.BrokerSpec) error {
 func accountName(name string) bool {
 	for _, prefix := range []string{federationv1.OutAccount(""), federationv1.InAccount("")} {
 		if peer, ok := strings.CutPrefix(name, prefix); ok {
-			return memberName.MatchString(peer)
+			return memberName.MatchString(strings.TrimPrefix(peer, federationv1.GroupPeer("")))
 		}
 	}
 	return memberName.MatchString(name)
@@ -178,8 +178,33 @@ func validateLink(l *federationv1.LinkSpec) error {
 	default:
 		return fmt.Errorf("role %d is unknown", l.Role)
 	}
+	if err := validateGroup(l.Group); err != nil {
+		return err
+	}
 	if len(l.FailoverGroup) > 253 {
 		return fmt.Errorf("the name of the failover group is too long")
+	}
+	return nil
+}
+
+// validateGroup checks what bounds the users of accounts that links share.
+func validateGroup(g *federationv1.LinkGroup) error {
+	if g == nil {
+		return nil
+	}
+	if !memberName.MatchString(g.Name) {
+		return fmt.Errorf("%q is no name of a group of links", g.Name)
+	}
+	if len(g.Origins) == 0 || len(g.Origins) > maxEndpoints {
+		return fmt.Errorf("its group has %d origins", len(g.Origins))
+	}
+	for _, o := range g.Origins {
+		if err := validLiteral(o); err != nil {
+			return err
+		}
+		if strings.Contains(o, ".") {
+			return fmt.Errorf("%q is no origin", o)
+		}
 	}
 	return nil
 }

@@ -35,6 +35,9 @@ var nameRE = regexp.MustCompile(`^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$`)
 //	probe     _agent pq.PEER -> tx_PEER pq ~~> rx_SELF pq -> _agent pi.SELF (there)
 //	its echo  _agent po.SELF -> rx_SELF pr ~~> tx_PEER pr -> _agent pa.PEER (here)
 //
+// Links of a group share their accounts at the acceptor, tx_@GROUP and rx_@GROUP, and
+// their probes and echoes bear the name of the dialer: pq.DIALER and pr.DIALER.
+//
 // The result depends on the content of the parts only, not on their order. An
 // import that cannot work is left out and named in the error of its account;
 // everything else is unaffected. The system account is not among them: it is the
@@ -43,26 +46,38 @@ func (k *Keyring) Accounts(self string, parts []*federationv1.Part) (map[string]
 	b := &accountBuilder{keyring: k, claims: map[string]*jwt.AccountClaims{}, errs: map[string][]string{}}
 	var specs []*federationv1.AccountSpec
 	var peers []string
+	links := map[string]*federationv1.LinkSpec{}
 	b.add(AgentAccount)
 	for _, p := range parts {
 		switch {
 		case p.GetAccount() != nil:
 			specs = append(specs, p.GetAccount())
 		case p.GetLink() != nil:
-			peers = append(peers, p.GetLink().GetPeer())
+			l := p.GetLink()
+			peers = append(peers, l.GetPeer())
+			links[l.GetPeer()] = l
 		}
 	}
 	sort.SliceStable(specs, func(i, j int) bool { return specs[i].GetName() < specs[j].GetName() })
 	sort.Strings(peers)
 	specs = b.addSpecs(specs)
-	peers = b.addPeers(self, peers)
+	peers = b.addPeers(self, peers, links)
 	for _, s := range specs {
 		for _, i := range s.GetImports() {
 			b.importInto(s.GetName(), i)
 		}
 	}
+	shared := map[string]bool{}
 	for _, p := range peers {
-		b.probe(p)
+		switch l := links[p]; {
+		case l.GetGroup() == nil:
+			b.probe(p)
+		case l.GetRole() != federationv1.LinkSpec_ACCEPT:
+			b.probeAs(self, p)
+		case !shared[l.PeerAt()]:
+			shared[l.PeerAt()] = true
+			b.probeAll(l.PeerAt())
+		}
 	}
 	return b.finish()
 }
@@ -87,6 +102,9 @@ func (b *accountBuilder) add(name string) {
 		c.Limits.LeafNodeConn = 0
 	case isLinkAccount(name):
 		c.Exports.Add(streamExport(">"), serviceExport(relayService))
+		if groupOf(name) != "" && linkOut(name) {
+			c.Mappings = groupMappings()
+		}
 	default:
 		c.Exports.Add(streamExport(">"), serviceExport(resetService))
 		c.Limits.LeafNodeConn = 0
@@ -105,7 +123,7 @@ func (b *accountBuilder) addSpecs(specs []*federationv1.AccountSpec) []*federati
 			b.fail(name, "the account %q is described twice, or its name is taken", name)
 			continue
 		case s.GetApplication() && !nameRE.MatchString(name),
-			!s.GetApplication() && !nameRE.MatchString(peer):
+			!s.GetApplication() && !nameRE.MatchString(strings.TrimPrefix(peer, federationv1.GroupPeer(""))):
 			b.fail(name, "the account name %q is not allowed", name)
 			continue
 		}
@@ -118,12 +136,13 @@ func (b *accountBuilder) addSpecs(specs []*federationv1.AccountSpec) []*federati
 	return good
 }
 
-func (b *accountBuilder) addPeers(self string, peers []string) []string {
+func (b *accountBuilder) addPeers(self string, peers []string, links map[string]*federationv1.LinkSpec) []string {
 	var good []string
 	for i, p := range peers {
-		out, in := federationv1.OutAccount(p), federationv1.InAccount(p)
+		group := links[p].GetGroup()
+		out, in := federationv1.OutAccount(links[p].PeerAt()), federationv1.InAccount(links[p].PeerAt())
 		switch {
-		case p == self || !nameRE.MatchString(p):
+		case p == self || !nameRE.MatchString(p) || group != nil && !nameRE.MatchString(group.GetName()):
 			b.fail(out, "there can be no link from %q to %q", self, p)
 			continue
 		case i > 0 && peers[i-1] == p:
@@ -147,6 +166,24 @@ func (b *accountBuilder) probe(peer string) {
 	b.importInto(AgentAccount, &federationv1.Import{Account: in, Subject: "pq", To: "pi." + peer})
 	b.importInto(in, &federationv1.Import{Account: AgentAccount, Subject: "po." + peer, To: "pr"})
 	b.importInto(AgentAccount, &federationv1.Import{Account: out, Subject: "pr", To: "pa." + peer})
+}
+
+// probeAs adds those of a link that this member shares with others at peer.
+func (b *accountBuilder) probeAs(self, peer string) {
+	out, in := federationv1.OutAccount(peer), federationv1.InAccount(peer)
+	b.importInto(out, &federationv1.Import{Account: AgentAccount, Subject: "pq." + peer, To: "pq." + self})
+	b.importInto(AgentAccount, &federationv1.Import{Account: in, Subject: "pq." + self, To: "pi." + peer})
+	b.importInto(in, &federationv1.Import{Account: AgentAccount, Subject: "po." + peer, To: "pr." + self})
+	b.importInto(AgentAccount, &federationv1.Import{Account: out, Subject: "pr." + self, To: "pa." + peer})
+}
+
+// probeAll adds those of all links of a group that this member accepts.
+func (b *accountBuilder) probeAll(group string) {
+	out, in := federationv1.OutAccount(group), federationv1.InAccount(group)
+	b.importInto(out, &federationv1.Import{Account: AgentAccount, Subject: "pq.*"})
+	b.importInto(AgentAccount, &federationv1.Import{Account: in, Subject: "pq.*", To: "pi.$1"})
+	b.importInto(in, &federationv1.Import{Account: AgentAccount, Subject: "po.*", To: "pr.$1"})
+	b.importInto(AgentAccount, &federationv1.Import{Account: out, Subject: "pr.*", To: "pa.$1"})
 }
 
 // importInto adds an import to an account that exists, or says why it cannot be.
@@ -261,6 +298,28 @@ func linkPeer(account string) string {
 		}
 	}
 	return ""
+}
+
+// groupOf is the group that shares a link's account; "" if none does.
+func groupOf(account string) string {
+	g, shared := strings.CutPrefix(linkPeer(account), federationv1.GroupPeer(""))
+	if !shared {
+		return ""
+	}
+	return g
+}
+
+// linkOut tells whether a link's account is that of its outgoing side.
+func linkOut(account string) bool { return strings.HasPrefix(account, federationv1.OutAccount("")) }
+
+// groupMappings are those of tx_@GROUP. What leads to dialers would be passed on to
+// the others if a dialer could send it: a user may publish what it may subscribe to
+// (see federationv1.LinkGroup.Scopes). The second keeps interest in replies known to
+// all dialers: each of them asks not to be told the interest of others, which may come
+// from beyond this member, too.
+func groupMappings() jwt.Mapping {
+	to := func(s jwt.Subject) []jwt.WeightedMapping { return []jwt.WeightedMapping{{Subject: s}} }
+	return jwt.Mapping{"fo.>": to("void.fo.>"), "re.>": to("re.>")}
 }
 
 func isLinkAccount(name string) bool { return linkPeer(name) != "" }

@@ -24,21 +24,36 @@ var linkTypes = []string{jwt.ConnectionTypeLeafnode, jwt.ConnectionTypeLeafnodeW
 func LinkDenied() []string { return []string{"$SYS.>", "$JS.API.>", "$JS.*.API.>"} }
 
 // IssueGrant permits peer, by its public user key, to open the two connections
-// of a link with this member. The grant does not expire: it ends when the link's
-// accounts are removed. The same arguments give the same bytes.
+// of a link of its own with this member.
 func IssueGrant(k *Keyring, peer, peerKey string, issuedAt time.Time) (*federationv1.Grant, error) {
-	if !nkeys.IsValidPublicUserKey(peerKey) {
+	return IssueLinkGrant(k, &federationv1.LinkSpec{Peer: peer, PeerKey: peerKey}, issuedAt)
+}
+
+// IssueLinkGrant permits the peer of a link that this member accepts, by its public
+// user key, to open the two connections of the link. The grant does not expire: it ends
+// when the link's accounts are removed or, where others share them, when it is revoked.
+// The same arguments give the same bytes.
+func IssueLinkGrant(k *Keyring, l *federationv1.LinkSpec, issuedAt time.Time) (*federationv1.Grant, error) {
+	peer, key := l.GetPeer(), l.GetPeerKey()
+	if !nkeys.IsValidPublicUserKey(key) {
 		return nil, fmt.Errorf("the link key of %q is not a public user key", peer)
 	}
-	g := &federationv1.Grant{Peer: peer, Key: peerKey}
+	g := &federationv1.Grant{Peer: peer, Key: key}
+	var out, in federationv1.Scope // without bounds: the accounts are the peer's alone
+	if l.GetGroup() != nil {
+		out, in = l.GetGroup().Scopes(peer)
+	}
 	for _, side := range []struct {
 		account string
+		scope   federationv1.Scope
 		token   *string
 	}{
-		{federationv1.InAccount(peer), &g.Out},
-		{federationv1.OutAccount(peer), &g.In},
+		{federationv1.InAccount(l.PeerAt()), out, &g.Out},
+		{federationv1.OutAccount(l.PeerAt()), in, &g.In},
 	} {
-		c := newUser(peerKey, peer, linkTypes)
+		c := newUser(key, peer, linkTypes)
+		c.Pub.Allow.Add(side.scope.Publish...)
+		c.Sub.Allow.Add(side.scope.Subscribe...)
 		c.Pub.Deny.Add(LinkDenied()...)
 		c.Sub.Deny.Add(LinkDenied()...)
 		token, err := Sign(c, k.Account(side.account), issuedAt)

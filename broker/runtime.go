@@ -48,6 +48,10 @@ type Remote struct {
 	// its servers opens them. Else the outgoing side is the hub, and one server
 	// opens it.
 	Spoke bool
+	// Shared tells that the peer's account is shared by many: the incoming side has the
+	// peer not tell it the interest of the others, and neither compresses, for which
+	// NATS would keep 2.4 MiB at each end.
+	Shared bool
 }
 
 // LeafConn is a leaf connection that is up.
@@ -56,6 +60,9 @@ type LeafConn struct {
 	Account string
 	// ID is the connection's id in the server.
 	ID uint64
+	// Server is the name that the server at the other end gave itself: that of its
+	// member, if it stands alone and is honest.
+	Server string
 }
 
 // Capacity is what a broker of several servers has, and how it is.

@@ -26,7 +26,7 @@ func (f *Fleet) restless(name string, was, is *federationv1.Facts) error {
 
 func otherFacts(a, b *federationv1.Facts) bool {
 	return a.LinkKey != b.LinkKey || !slices.Equal(a.Endpoints, b.Endpoints) ||
-		a.Replicas != b.Replicas || a.MaxReplicas != b.MaxReplicas || a.LinkRoles != b.LinkRoles ||
+		a.Replicas != b.Replicas || a.MaxReplicas != b.MaxReplicas || a.LinkRoles != b.LinkRoles || a.LinkGroups != b.LinkGroups ||
 		a.WantedReplicas != b.WantedReplicas || a.ReplicasReason != b.ReplicasReason || a.StorageCapacity != b.StorageCapacity ||
 		notable(a.Storage, b.Storage, 0) || notable(a.Memory, b.Memory, 0)
 }

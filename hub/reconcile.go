@@ -92,10 +92,7 @@ func NewReconciler(c cluster.Cluster, f *Fleet, file string, log *slog.Logger) *
 	r := newReconciler(c, f, file, log)
 	r.metrics, r.follow = f.metrics, f.follow
 	r.writer.yield = f.idle
-	r.writer.wrote = func(result string) {
-		f.worked()
-		f.metrics.statusWrites.WithLabelValues(result).Inc()
-	}
+	r.writer.wrote = func(result string) { f.metrics.statusWrites.WithLabelValues(result).Inc() }
 	return r
 }
 
@@ -193,7 +190,6 @@ func (r *Reconciler) statuses(ctx context.Context) {
 	var due time.Duration
 	for await(ctx, r.statusDirty, r.fleet.Changes(), due) {
 		pause(ctx, min(max(minStatusDelay, time.Duration(len(g.members))*statusDelay), maxStatusDelay))
-		r.writer.yield(ctx)
 		began := time.Now()
 		now, err := g.gather(ctx)
 		switch current := r.current.Load(); {
@@ -311,6 +307,6 @@ func sameRuntime(a, b *v1alpha1.AgentInfo) bool {
 	if a == nil || b == nil {
 		return a == b
 	}
-	return a.Runtime == b.Runtime && a.MaxReplicas == b.MaxReplicas && a.LinkRoles == b.LinkRoles &&
+	return a.Runtime == b.Runtime && a.MaxReplicas == b.MaxReplicas && a.LinkRoles == b.LinkRoles && a.LinkGroups == b.LinkGroups &&
 		a.StorageCapacity == b.StorageCapacity && a.Memory == b.Memory
 }

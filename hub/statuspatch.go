@@ -249,7 +249,7 @@ func (f *facts) agent(p *patch, have *v1alpha1.AgentInfo, said MemberFacts) {
 		Storage: max(said.Facts.GetStorage(), 0), Memory: max(said.Facts.GetMemory(), 0),
 		StorageCapacity: max(said.Facts.GetStorageCapacity(), 0),
 		Replicas:        max(said.Facts.GetReplicas(), 0), MaxReplicas: max(said.Facts.GetMaxReplicas(), 0),
-		LinkRoles:      said.Facts.GetLinkRoles(),
+		LinkRoles: said.Facts.GetLinkRoles(), LinkGroups: said.Facts.GetLinkGroups(),
 		WantedReplicas: max(said.Facts.GetWantedReplicas(), 0), ReplicasReason: clip(said.Facts.GetReplicasReason()),
 	}
 	value := map[string]any{
@@ -257,7 +257,7 @@ func (f *facts) agent(p *patch, have *v1alpha1.AgentInfo, said MemberFacts) {
 		"storage": orNull(want.Storage), "memory": orNull(want.Memory), "storageCapacity": orNull(want.StorageCapacity),
 		"replicas": orNull(int64(want.Replicas)), "maxReplicas": orNull(int64(want.MaxReplicas)),
 		"wantedReplicas": orNull(int64(want.WantedReplicas)), "replicasReason": orNull(want.ReplicasReason),
-		"linkRoles": orNull(want.LinkRoles),
+		"linkRoles": orNull(want.LinkRoles), "linkGroups": orNull(want.LinkGroups),
 	}
 	if have == nil || have.Version != want.Version || have.BrokerVersion != want.BrokerVersion || have.Runtime != want.Runtime {
 		p.fields["agent"] = value
@@ -265,7 +265,7 @@ func (f *facts) agent(p *patch, have *v1alpha1.AgentInfo, said MemberFacts) {
 	}
 	p.refresh("agent", value, !equality.Semantic.DeepEqual(*have, want),
 		notable(have.Storage, want.Storage, 0) || notable(have.Memory, want.Memory, 0) || have.StorageCapacity != want.StorageCapacity ||
-			have.Replicas != want.Replicas || have.MaxReplicas != want.MaxReplicas || have.LinkRoles != want.LinkRoles ||
+			have.Replicas != want.Replicas || have.MaxReplicas != want.MaxReplicas || have.LinkRoles != want.LinkRoles || have.LinkGroups != want.LinkGroups ||
 			have.WantedReplicas != want.WantedReplicas || have.ReplicasReason != want.ReplicasReason)
 }
 

@@ -177,12 +177,12 @@ func TestFacts(t *testing.T) {
 		{
 			name:   "first words",
 			seen:   Observation{Members: map[string]MemberFacts{"b": {Agent: agent, Facts: &federationv1.Facts{LinkKey: "UB", Endpoints: []string{"b:1", "b:2", "b:1"}, Storage: 5, Memory: 7}}}},
-			fields: `{"agent":{"brokerVersion":"2.15","linkRoles":null,"maxReplicas":null,"memory":7,"replicas":null,"replicasReason":null,"runtime":"embedded","storage":5,"storageCapacity":null,"version":"v1","wantedReplicas":null},"endpoints":["b:1","b:2"],"linkKey":"UB"}`, metric: "{}",
+			fields: `{"agent":{"brokerVersion":"2.15","linkGroups":null,"linkRoles":null,"maxReplicas":null,"memory":7,"replicas":null,"replicasReason":null,"runtime":"embedded","storage":5,"storageCapacity":null,"version":"v1","wantedReplicas":null},"endpoints":["b:1","b:2"],"linkKey":"UB"}`, metric: "{}",
 		},
 		{
 			name: "only the disk filled up", have: known,
 			seen:   Observation{Members: map[string]MemberFacts{"b": {Agent: agent, Facts: &federationv1.Facts{LinkKey: "UB", Endpoints: []string{"b:1"}, Storage: 50}}}},
-			fields: "{}", metric: `{"agent":{"brokerVersion":"2.15","linkRoles":null,"maxReplicas":null,"memory":null,"replicas":null,"replicasReason":null,"runtime":"embedded","storage":50,"storageCapacity":null,"version":"v1","wantedReplicas":null}}`,
+			fields: "{}", metric: `{"agent":{"brokerVersion":"2.15","linkGroups":null,"linkRoles":null,"maxReplicas":null,"memory":null,"replicas":null,"replicasReason":null,"runtime":"embedded","storage":50,"storageCapacity":null,"version":"v1","wantedReplicas":null}}`,
 		},
 		{
 			name: "no endpoints any more, no key yet", have: known,

@@ -60,6 +60,7 @@ func newBridge(s *streamStage, o *v1alpha1.Bridge, lenient bool) *bridge {
 		return b
 	}
 	b.checkRoutes()
+	b.checkShared()
 	return b
 }
 
@@ -142,10 +143,10 @@ func (b *bridge) eachPair(fn func(o, d int32)) {
 	}
 }
 
-// eachRoute calls fn for all routes of all pairs that have any.
+// eachRoute calls fn for all routes of a live bridge, of all pairs that have any.
 func (b *bridge) eachRoute(fn func(o, d int32, r route)) {
 	b.eachPair(func(o, d int32) {
-		for _, r := range b.fabric.routes(o, d) {
+		for _, r := range b.fabric.liveRoutes(o, d) {
 			fn(o, d, r)
 		}
 	})

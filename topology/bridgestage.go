@@ -168,6 +168,7 @@ func (p *bridgeStep) try(ref ObjectRef, o *v1alpha1.Bridge, lenient bool) (*brid
 	}
 	if b.live != nil {
 		p.checkLive(b, rep)
+		p.checkMixed(b, rep)
 		p.checkStoredTwice(b, rep)
 	} else {
 		p.checkDurable(b, rep)

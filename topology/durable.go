@@ -241,7 +241,7 @@ func (d *durable) lower(b *bridge, w *lowering) *lowered {
 		for _, r := range routes {
 			w.walk(r)
 			w.deliver(r, deliver)
-			w.reply(r, "$JS.FC."+d.stream+"."+name+".>")
+			w.acknowledge(r, "$JS.FC."+d.stream+"."+name+".>")
 			w.reset(r, d.stream, name)
 		}
 		if len(routes) > 0 {

@@ -31,8 +31,12 @@ type fabric struct {
 	spaces   [][]string                    // by account: namespaces
 	limits   []*federationv1.AccountLimits // by account
 
+	shares  []*stubs
+	shareOf []int32 // by member: index in shares, or -1
+
 	// known routes and numbered steps; only the compilation at work touches them.
 	known map[[2]int32][]route
+	live  map[[2]int32][]route // of members that share links, with the names of live bridges
 	steps map[stepKey]int32
 
 	accountNames []string // by accountCode
@@ -48,6 +52,8 @@ type link struct {
 	// split: each member is the hub of the connection on which it sends; else the
 	// acceptor is of both.
 	split bool
+	// share is the rule by which the dialer may share it with others.
+	share string
 }
 
 // peer is a neighbour.
@@ -57,10 +63,16 @@ type peer struct {
 }
 
 // accountCode numbers the accounts of a member: first those of applications, as
-// in fabric.accounts, then tx_PEER and rx_PEER for each member of the fabric.
+// in fabric.accounts, then tx_PEER and rx_PEER for each member of the fabric, then
+// tx_@RULE and rx_@RULE for each rule by which links are shared.
 type accountCode int32
 
+// out is the account of a link at the end that is not the peer's: that of the peer, or
+// the one that the peer, who dials, shares with others.
 func (f *fabric) out(peer int32) accountCode {
+	if s := f.shared(peer); s != nil {
+		return s.account
+	}
 	return accountCode(len(f.accounts) + 2*int(peer))
 }
 
@@ -70,7 +82,7 @@ func (f *fabric) application(c accountCode) bool { return int(c) < len(f.account
 
 // finish derives what follows from names and accounts.
 func (f *fabric) finish() {
-	f.known, f.steps = map[[2]int32][]route{}, map[stepKey]int32{}
+	f.known, f.live, f.steps = map[[2]int32][]route{}, map[[2]int32][]route{}, map[stepKey]int32{}
 	f.index = make(map[string]int32, len(f.names))
 	f.all = newSet(len(f.names))
 	for i, n := range f.names {

@@ -134,14 +134,14 @@ func readMembers(body string, stamp func(*metav1.ObjectMeta)) []*v1alpha1.Member
 		f := strings.Fields(line)
 		m := &v1alpha1.MemberCluster{ObjectMeta: metav1.ObjectMeta{Name: f[0], Labels: map[string]string{}}}
 		stamp(&m.ObjectMeta)
-		address, agent := f[0]+":7422", &v1alpha1.AgentInfo{Version: "1", LinkRoles: true}
+		address, agent := f[0]+":7422", &v1alpha1.AgentInfo{Version: "1", LinkRoles: true, LinkGroups: true}
 		for _, word := range f[1:] {
 			k, v, labeled := strings.Cut(word, "=")
 			switch {
 			case labeled:
 				m.Labels[k] = v
 			case word == "old":
-				agent.LinkRoles = false
+				agent.LinkRoles, agent.LinkGroups = false, false
 			case word == "embedded":
 				agent.Runtime = word
 			case strings.HasPrefix(word, "max:"):
@@ -273,6 +273,9 @@ func describePart(b *strings.Builder, p *PlannedPart) {
 		fmt.Fprintf(b, " %s %s%s", s.Link.Role, s.Link.PeerKey, strings.Join(s.Link.Endpoints, ","))
 		if s.Link.Role == federationv1.LinkSpec_DIAL && !s.Link.Spoke {
 			b.WriteString(" split")
+		}
+		if g := s.Link.Group; g != nil {
+			fmt.Fprintf(b, " in %s as %s", g.Name, strings.Join(g.Origins, " "))
 		}
 		if s.Link.FailoverGroup != "" {
 			fmt.Fprintf(b, " %s/%d", s.Link.FailoverGroup, s.Link.Priority)

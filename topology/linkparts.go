@@ -30,7 +30,7 @@ func (a *assembled) linkSpec(i int32, p peer) *federationv1.LinkSpec {
 		if dialer.Status.LinkKey == "" {
 			return nil
 		}
-		return &federationv1.LinkSpec{Peer: dialer.Name, Role: federationv1.LinkSpec_ACCEPT, PeerKey: dialer.Status.LinkKey}
+		return &federationv1.LinkSpec{Peer: dialer.Name, Role: federationv1.LinkSpec_ACCEPT, PeerKey: dialer.Status.LinkKey, Group: f.group(l)}
 	}
 	g := grantFor(dialer, acceptor.Name)
 	if g == nil {
@@ -39,7 +39,7 @@ func (a *assembled) linkSpec(i int32, p peer) *federationv1.LinkSpec {
 	return &federationv1.LinkSpec{
 		Peer: acceptor.Name, Role: federationv1.LinkSpec_DIAL, Endpoints: slices.Clone(endpoints(acceptor)),
 		Grant:         &federationv1.Grant{Peer: dialer.Name, Key: g.Key, Out: g.Out, In: g.In},
-		FailoverGroup: l.group, Priority: l.priority, Spoke: !l.split,
+		FailoverGroup: l.group, Priority: l.priority, Spoke: !l.split, Group: f.group(l),
 	}
 }
 

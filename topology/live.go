@@ -81,21 +81,27 @@ func (l *live) local(i int, origin string) (string, bool) {
 func (l *live) lower(b *bridge, w *lowering) {
 	f := b.fabric
 	requests := b.object.Spec.Type == v1alpha1.BridgeRequests
-	shared := true
-	for _, a := range f.topology.Spec.Accounts {
-		if a.Name == w.accountName() {
-			shared = a.Replies != v1alpha1.RepliesPerCluster
-		}
-	}
+	shared := f.sharesReplies(w.account)
+	from, to := f.heads(b.from), f.heads(b.to)
 	b.eachRoute(func(o, d int32, r route) {
 		w.walk(r)
+		switch leads, led := f.leads(from, o), f.leads(to, d); {
+		case !leads && !led:
+			return
+		case !leads:
+			w.only = o
+		case !led:
+			w.only = d
+		default:
+			w.only = everyone
+		}
 		w.forward(r, l.subjects, func(i int) (string, bool) { return l.local(i, f.names[o]) })
 		if !requests {
 			return
 		}
 		inbox := "_INBOX.>"
 		if !shared {
-			inbox = "_INBOX." + f.names[o] + ".>"
+			inbox = f.inboxes(o)
 		}
 		w.reply(r, inbox)
 	})

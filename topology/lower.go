@@ -82,11 +82,23 @@ type lowering struct {
 	tags  map[string][]string // tagged forward subjects by marked origin
 	led   bitset              // steps of routes that subjects were led over
 	links bitset              // used
+	// only is the one member of which imports are taken, or everyone: of members that
+	// share their links the others need nothing but their own.
+	only int32
+}
+
+// everyone stands for no member in particular.
+const everyone = -1
+
+func (l *lowering) add(x imported) {
+	if l.only == everyone || l.only == x.member {
+		l.out = append(l.out, x)
+	}
 }
 
 // newLowering starts on a bridge; scratch is room for what it writes.
 func newLowering(s scope, scratch []imported) *lowering {
-	return &lowering{out: scratch[:0], scope: s, tags: map[string][]string{}}
+	return &lowering{out: scratch[:0], scope: s, tags: map[string][]string{}, only: everyone}
 }
 
 func (l *lowering) accountName() string { return l.fabric.accounts[l.account] }
@@ -115,9 +127,12 @@ func (l *lowering) forward(r route, subjects []string, to func(i int) (string, b
 	last, prev := r.nodes[n], f.in(r.nodes[n-1])
 	for i, s := range l.tagged(r.from(n-1), subjects) {
 		local, renamed := to(i)
-		l.out = append(l.out, imported{place{last, accountCode(l.account)}, prev, false, renamed, s, local})
+		l.add(imported{place{last, accountCode(l.account)}, prev, false, renamed, s, local})
 	}
 	for i := n - 1; i >= 0; i-- {
+		if l.only != everyone && l.only != r.nodes[i] {
+			continue
+		}
 		if !l.led.add(r.ids[i]) {
 			if len(f.graph.choosers) == 0 {
 				return // and so were all steps before
@@ -131,7 +146,7 @@ func (l *lowering) forward(r route, subjects []string, to func(i int) (string, b
 			in, source = l.tagged(r.from(i-1), subjects), f.in(r.nodes[i-1])
 		}
 		for j, s := range in {
-			l.out = append(l.out, imported{at, source, false, false, s, out[j]})
+			l.add(imported{at, source, false, false, s, out[j]})
 		}
 	}
 }
@@ -142,6 +157,9 @@ func (l *lowering) deliver(r route, subject string) {
 	source, local := accountCode(l.account), subject
 	for i := range n {
 		tagged := l.tag(forwardTag, r.from(i), subject)
+		if i == n-1 && f.shared(r.nodes[n]) != nil {
+			tagged = l.tag(ownForwardTag, r.responder+"."+r.from(i), subject)
+		}
 		l.out = append(l.out, imported{place{r.nodes[i], f.out(r.nodes[i+1])}, source, false, false, local, tagged})
 		source, local = f.in(r.nodes[i]), tagged
 	}
@@ -149,25 +167,41 @@ func (l *lowering) deliver(r route, subject string) {
 }
 
 // reply leads subjects back along a route.
-func (l *lowering) reply(r route, subject string) {
-	f, n := l.fabric, len(r.nodes)-1
-	tagged := make([]string, n)
-	for i := range n {
+func (l *lowering) reply(r route, subject string) { l.lead(r, subject, l.replyTags(r, subject)) }
+
+// acknowledge leads back what belongs to this pair alone.
+func (l *lowering) acknowledge(r route, subject string) {
+	tagged := l.replyTags(r, subject)
+	if l.fabric.shared(r.nodes[0]) != nil {
+		tagged[0] = l.tag(ownReplyTag, r.origin, subject)
+	}
+	l.lead(r, subject, tagged)
+}
+
+func (l *lowering) replyTags(r route, subject string) []string {
+	tagged := make([]string, len(r.nodes)-1)
+	for i := range tagged {
 		if i > 0 && r.back(i) == r.back(i-1) {
 			tagged[i] = tagged[i-1]
 		} else {
 			tagged[i] = l.tag(replyTag, r.back(i), subject)
 		}
 	}
+	return tagged
+}
+
+// lead leads a subject back along a route, tagged on each step.
+func (l *lowering) lead(r route, subject string, tagged []string) {
+	f, n := l.fabric, len(r.nodes)-1
 	for i := n; i > 0; i-- {
 		at := place{r.nodes[i], f.in(r.nodes[i-1])}
 		if i == n {
-			l.out = append(l.out, imported{at, accountCode(l.account), false, false, subject, tagged[i-1]})
+			l.add(imported{at, accountCode(l.account), false, false, subject, tagged[i-1]})
 		} else {
-			l.out = append(l.out, imported{at, f.out(r.nodes[i+1]), false, false, tagged[i], tagged[i-1]})
+			l.add(imported{at, f.out(r.nodes[i+1]), false, false, tagged[i], tagged[i-1]})
 		}
 	}
-	l.out = append(l.out, imported{place{r.nodes[0], accountCode(l.account)}, f.out(r.nodes[1]), false, false, tagged[0], subject})
+	l.add(imported{place{r.nodes[0], accountCode(l.account)}, f.out(r.nodes[1]), false, false, tagged[0], subject})
 }
 
 // reset offers the reset of a durable consumer of the origin, which its agent
@@ -177,6 +211,12 @@ func (l *lowering) reset(r route, stream, consumer string) {
 	f, n := l.fabric, len(r.nodes)-1
 	request := "CONSUMER.RESET." + stream + "." + consumer
 	tagged := func(step int) string {
+		switch {
+		case step == 0 && f.shared(r.nodes[0]) != nil: // its own plane, as the next
+			return l.tag(resetTag, r.origin, request)
+		case step == n-1 && f.shared(r.nodes[n]) != nil:
+			return l.tag(resetTag, f.names[r.nodes[n]]+"."+r.origin, request)
+		}
 		return l.tag(resetTag, r.origin+strings.TrimPrefix(r.back(step), r.responder), request)
 	}
 	source, subject := accountCode(l.account), federationv1.ResetPrefix+request

@@ -121,7 +121,14 @@ func startServer(t *testing.T, p *Plan, name string, ports map[string]int, dead 
 		if a.Application {
 			service, js = federationv1.ResetPrefix+"CONSUMER.RESET.*.*", "jetstream: enabled"
 		}
-		fmt.Fprintf(&b, " %s {\n  %s\n  users: [{user: %s, password: p}]\n  exports: [{stream: \">\"}, {service: %q}]\n  imports: [\n", a.Name, js, a.Name, service)
+		users, mappings := fmt.Sprintf("{user: %q, password: p}", a.Name), ""
+		if strings.Contains(a.Name, federationv1.GroupPeer("")) {
+			users = siteUsers(p, name, a.Name)
+		}
+		if strings.HasPrefix(a.Name, federationv1.OutAccount(federationv1.GroupPeer(""))) {
+			mappings = `mappings: {"fo.>": "void.fo.>", "re.>": "re.>"}`
+		}
+		fmt.Fprintf(&b, " %q {\n  %s\n  users: [%s]\n  %s\n  exports: [{stream: \">\"}, {service: %q}]\n  imports: [\n", a.Name, js, users, mappings, service)
 		for _, i := range a.Imports {
 			kind, to := "stream", i.To
 			if i.Service {
@@ -130,7 +137,7 @@ func startServer(t *testing.T, p *Plan, name string, ports map[string]int, dead 
 			if to == "" {
 				to = i.Subject
 			}
-			fmt.Fprintf(&b, "   {%s: {account: %s, subject: %q}, to: %q}\n", kind, i.Account, i.Subject, to)
+			fmt.Fprintf(&b, "   {%s: {account: %q, subject: %q}, to: %q}\n", kind, i.Account, i.Subject, to)
 		}
 		b.WriteString("  ] }\n")
 	}
@@ -141,7 +148,8 @@ func startServer(t *testing.T, p *Plan, name string, ports map[string]int, dead 
 		}
 		out, in := federationv1.OutAccount(l.Acceptor), federationv1.InAccount(l.Acceptor)
 		fmt.Fprintf(&b, "  {url: \"nats-leaf://%s:p@127.0.0.1:%d\", account: %s, hub: %t}\n", federationv1.InAccount(name), ports[l.Acceptor], out, l.Split)
-		fmt.Fprintf(&b, "  {url: \"nats-leaf://%s:p@127.0.0.1:%d\", account: %s}\n", federationv1.OutAccount(name), ports[l.Acceptor], in)
+		shared := p.Members[name].Part(federationv1.LinkID(l.Acceptor)).Part.GetLink().GetGroup() != nil
+		fmt.Fprintf(&b, "  {url: \"nats-leaf://%s:p@127.0.0.1:%d\", account: %s, request_isolation: %t}\n", federationv1.OutAccount(name), ports[l.Acceptor], in, shared)
 	}
 	b.WriteString(" ] }\n")
 	file := filepath.Join(dir, "nats.conf")
@@ -228,14 +236,17 @@ func TestOnServers(t *testing.T) {
 	}
 	t.Parallel()
 	inputs := rapid.Custom(genInput)
-	for seed, plain, choosing := 1, 2, 2; plain+choosing > 0; seed++ {
+	for seed, plain, choosing, sharing := 1, 2, 2, 3; plain+choosing+sharing > 0; seed++ {
 		in := inputs.Example(seed)
 		p := Compile(in)
 		if len(inEffect(p)) < 2 || len(p.Links) < 2 {
 			continue
 		}
 		left := &plain
-		if len(p.memo.world.fabrics[0].graph.choosers) > 0 {
+		switch f := p.memo.world.fabrics[0]; {
+		case sharesLive(p):
+			left = &sharing
+		case len(f.graph.choosers) > 0:
 			left = &choosing
 		}
 		if *left == 0 {
@@ -267,7 +278,7 @@ func runOnServers(t *testing.T, p *Plan, seed int) {
 	for _, m := range f.names {
 		for _, a := range f.accounts {
 			l := &listener{nc: c.connect(m, a), in: map[string]int{}}
-			for _, s := range []string{"a.>", "b.>", "c.>", "new.>", "_INBOX." + m + ".>", "ready.>"} {
+			for _, s := range []string{"a.>", "b.>", "c.>", "new.>", strings.TrimSuffix(inboxOf(f, m), "x") + ">", "ready.>"} {
 				if _, err := l.nc.Subscribe(s, func(msg *nats.Msg) {
 					l.mu.Lock()
 					defer l.mu.Unlock()
@@ -315,7 +326,7 @@ func runOnServers(t *testing.T, p *Plan, seed int) {
 			}
 			for _, requester := range f.names {
 				if requester != origin {
-					inbox := "_INBOX." + requester + ".x"
+					inbox := inboxOf(f, requester)
 					want := wantReplies(f, p, origin, account, requester, inbox)
 					maps.DeleteFunc(want, func(d delivery, _ int) bool { return d.member != requester }) // others do not listen
 					publish(inbox, want)
@@ -361,7 +372,11 @@ func TestDurableOnServers(t *testing.T) {
 		t.Skip("starts servers")
 	}
 	t.Parallel()
-	_, sections := parseArchive(durableScenario)
+	durableOnServers(t, durableScenario)
+}
+
+func durableOnServers(t *testing.T, scenario string) {
+	_, sections := parseArchive(scenario)
 	in := readInput(t, sections)
 	p := Compile(in)
 	if refusals(p) > 0 {

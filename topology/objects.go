@@ -82,7 +82,7 @@ func sameShape(a, b *v1alpha1.MemberCluster, awaits bool) bool {
 	}
 	return a.Name == b.Name && a.CreationTimestamp.Equal(&b.CreationTimestamp) &&
 		(len(endpoints(a)) > 0) == (len(endpoints(b)) > 0) && (!awaits || everConnected(a) == everConnected(b)) &&
-		maps.Equal(a.Labels, b.Labels) && mostServers(a) == mostServers(b) && knowsRoles(a) == knowsRoles(b) && roomOf(a) == roomOf(b)
+		maps.Equal(a.Labels, b.Labels) && mostServers(a) == mostServers(b) && knowsRoles(a) == knowsRoles(b) && knowsGroups(a) == knowsGroups(b) && roomOf(a) == roomOf(b)
 }
 
 // sameFacts tells whether two versions of a member give the same link parts.

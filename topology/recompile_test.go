@@ -273,14 +273,20 @@ func touched(a, b *Plan) map[string]bool {
 	nodes := map[string][]string{}
 	for n, p := range []*Plan{a, b} {
 		for i, x := range p.memo.bridges.accepted {
-			x.eachRoute(func(_, _ int32, r route) {
-				var names []string
-				for _, m := range r.nodes {
-					names = append(names, x.fabric.names[m])
+			x.eachPair(func(o, d int32) {
+				ways := x.fabric.routes
+				if x.live != nil {
+					ways = x.fabric.liveRoutes
 				}
-				key := fmt.Sprint(i, names, r.forward, r.reply)
-				routes[key] |= 1 << n
-				nodes[key] = names
+				for _, r := range ways(o, d) {
+					var names []string
+					for _, m := range r.nodes {
+						names = append(names, x.fabric.names[m])
+					}
+					key := fmt.Sprint(i, names, r.origin, r.responder, r.forward, r.reply)
+					routes[key] |= 1 << n
+					nodes[key] = names
+				}
 			})
 		}
 	}

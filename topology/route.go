@@ -68,6 +68,26 @@ func (f *fabric) routes(o, d int32) []route {
 	return known
 }
 
+// liveRoutes are the ways of live bridges, under the names that they have for them.
+func (f *fabric) liveRoutes(o, d int32) []route {
+	switch {
+	case f.shared(o) == nil && f.shared(d) == nil:
+		return f.routes(o, d)
+	case f.siblings(o, d):
+		return nil
+	}
+	known, ok := f.live[[2]int32{o, d}]
+	if !ok {
+		for _, r := range f.routes(o, d) {
+			known = append(known, f.mark(r.nodes, f.liveName(o), f.liveName(d)))
+		}
+		if len(f.live) < maxKnownRoutes {
+			f.live[[2]int32{o, d}] = known
+		}
+	}
+	return known
+}
+
 func (f *fabric) findRoutes(o, d int32) []route {
 	if n, _ := f.routable(o, d); n == 0 || n > maxRoutes {
 		return nil
@@ -78,7 +98,7 @@ func (f *fabric) findRoutes(o, d int32) []route {
 	ways := f.graph.ways(o, d)
 	out := make([]route, len(ways))
 	for i, w := range ways {
-		out[i] = f.mark(w)
+		out[i] = f.mark(w, f.names[o], f.names[d])
 	}
 	return out
 }
@@ -155,11 +175,11 @@ func (g *graph) count(x, y int32, used []int32) (n int, stuck string) {
 	return n, ""
 }
 
-// mark names the traffic on each step of a path.
-func (f *fabric) mark(nodes []int32) route {
+// mark names the traffic on each step of a path between members of these names.
+func (f *fabric) mark(nodes []int32, origin, responder string) route {
 	n := len(nodes) - 1
 	numbers := make([]int32, 2*n)
-	r := route{nodes: nodes, origin: f.names[nodes[0]], responder: f.names[nodes[n]], links: numbers[:n:n], ids: numbers[n:]}
+	r := route{nodes: nodes, origin: origin, responder: responder, links: numbers[:n:n], ids: numbers[n:]}
 	for i := range n {
 		r.links[i] = f.linkOf(nodes[i], nodes[i+1])
 		if f.climbs(r.links[i], nodes[i]) {

@@ -30,6 +30,9 @@ type wish struct {
 	group string
 	rank  int32
 	field string // of the rule that wanted it first
+	// share is the rule by which its spoke may share it, asks how often it was wanted.
+	share string
+	asks  int
 }
 
 // wishes collects the pairs of all rules.
@@ -90,9 +93,10 @@ func (w *wishes) join(a, b int32, field string) *wish {
 		a, b = b, a
 	}
 	if x := w.at[[2]int32{a, b}]; x != nil {
+		x.asks++
 		return x
 	}
-	x := &wish{a: a, b: b, spoke: -1, field: field}
+	x := &wish{a: a, b: b, spoke: -1, field: field, asks: 1}
 	w.at[[2]int32{a, b}] = x
 	w.list = append(w.list, x)
 	return x
@@ -187,6 +191,9 @@ func (w *wishes) hubAndSpoke(l v1alpha1.LinkRule, field string, members map[stri
 			x := w.join(spoke, p, field)
 			if x.spoke < 0 {
 				x.spoke = spoke
+			}
+			if h.Links == v1alpha1.SpokeLinksShared && x.spoke == spoke {
+				x.share = l.Name
 			}
 			switch {
 			case len(parents) == 1:
@@ -306,6 +313,9 @@ func (w *wishes) orient(members map[string]*v1alpha1.MemberCluster) {
 		}
 		hasA, hasB := len(endpoints(members[a])) > 0, len(endpoints(members[b])) > 0
 		l := link{dialer: x.b, acceptor: x.a, group: x.group, priority: x.rank}
+		if x.asks == 1 {
+			l.share = x.share
+		}
 		switch {
 		case !hasA && !hasB:
 			w.noEndpoint(x.field, []int32{x.a, x.b}, members, "%s and %s cannot be joined, as neither has an endpoint to dial: start the agent of one with --advertise, or set its spec.endpoints", a, b)
@@ -325,6 +335,7 @@ func (w *wishes) orient(members map[string]*v1alpha1.MemberCluster) {
 	}
 	f.settle(turn, capable)
 	f.sortLinks()
+	f.findShares(members)
 	f.findStops()
 }
 

@@ -32,6 +32,7 @@ func genMember(t *rapid.T, name string, dialOnly bool) *v1alpha1.MemberCluster {
 	}
 	m.Status.LinkKey = "U" + name
 	m.Status.Agent = &v1alpha1.AgentInfo{Version: "1", LinkRoles: rapid.IntRange(0, 9).Draw(t, "old") > 0}
+	m.Status.Agent.LinkGroups = m.Status.Agent.LinkRoles
 	if rapid.IntRange(0, 3).Draw(t, "embedded") == 0 {
 		m.Status.Agent.Runtime = "embedded"
 	}
@@ -91,6 +92,7 @@ func genInput(t *rapid.T) Input {
 		return v1alpha1.LinkRule{Name: name, Type: v1alpha1.LinkHubAndSpoke, HubAndSpoke: &v1alpha1.HubAndSpoke{
 			Hubs: hubs, Spokes: of, MaxParents: rapid.Int32Range(1, 3).Draw(t, "parents"),
 			Parents: rapid.SampledFrom([]v1alpha1.ParentSelection{v1alpha1.ParentsOrdered, v1alpha1.ParentsNearest}).Draw(t, "choice"), NearestBy: []string{"zone"},
+			Links: rapid.SampledFrom([]v1alpha1.SpokeLinks{v1alpha1.SpokeLinksSeparate, v1alpha1.SpokeLinksShared}).Draw(t, "links"),
 		}}
 	}
 	core := rapid.SampledFrom([]v1alpha1.LinkType{v1alpha1.LinkMesh, v1alpha1.LinkRing, v1alpha1.LinkChain}).Draw(t, "core")
@@ -209,7 +211,7 @@ func TestExactlyOnce(t *testing.T) {
 						compareDeliveries(t, account+" "+subject+" from "+origin, wantEvents(f, p, origin, account, subject), s.publish(origin, account, subject))
 					}
 					for _, requester := range f.names {
-						inbox := "_INBOX." + requester + ".x"
+						inbox := inboxOf(f, requester)
 						compareDeliveries(t, account+" "+inbox+" from "+origin, wantReplies(f, p, origin, account, requester, inbox), s.publish(origin, account, inbox))
 					}
 				}
@@ -258,6 +260,14 @@ func wantEvents(f *fabric, p *Plan, origin, account, subject string) map[deliver
 		}
 	}
 	return out
+}
+
+// inboxOf is an inbox of a requester.
+func inboxOf(f *fabric, requester string) string {
+	if s := f.shared(f.index[requester]); s != nil {
+		return federationv1.GroupInbox(s.rule, requester) + ".x"
+	}
+	return "_INBOX." + requester + ".x"
 }
 
 // wantReplies is who hears what a responder publishes to an inbox.

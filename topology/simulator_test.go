@@ -2,6 +2,7 @@ package topology
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 
 	federationv1 "github.com/sealane/sealane/api/federation/v1"
@@ -15,8 +16,16 @@ type simulator struct {
 	accounts map[string]map[string]*federationv1.AccountSpec // by member and account
 	dead     map[[2]string]bool                              // links, both ways around
 	spoke    map[[2]string]bool                              // by member and link account: it is the spoke there
+	groups   map[[2]string][]site                            // by acceptor and group
+	group    map[[2]string]string                            // by dialer and acceptor
 	faults   []string
 	steps    int
+}
+
+// site is a member that shares its link to an acceptor, and what it may do there.
+type site struct {
+	name    string
+	out, in federationv1.Scope
 }
 
 // delivery is a message that an application account received from elsewhere.
@@ -25,7 +34,7 @@ type delivery struct {
 }
 
 func newSimulator(p *Plan) *simulator {
-	s := &simulator{accounts: map[string]map[string]*federationv1.AccountSpec{}, dead: map[[2]string]bool{}, spoke: map[[2]string]bool{}}
+	s := &simulator{accounts: map[string]map[string]*federationv1.AccountSpec{}, dead: map[[2]string]bool{}, spoke: map[[2]string]bool{}, groups: map[[2]string][]site{}, group: map[[2]string]string{}}
 	for name, m := range p.Members {
 		s.accounts[name] = map[string]*federationv1.AccountSpec{}
 		for _, part := range m.Parts {
@@ -36,6 +45,14 @@ func newSimulator(p *Plan) *simulator {
 	}
 	for _, l := range p.Links {
 		s.roles(p, l)
+		part := p.Members[l.Dialer].Part(federationv1.LinkID(l.Acceptor))
+		if g := part.Part.GetLink().GetGroup(); g != nil {
+			x := site{name: l.Dialer}
+			x.out, x.in = g.Scopes(l.Dialer)
+			key := [2]string{l.Acceptor, g.Name}
+			s.groups[key] = append(s.groups[key], x)
+			s.group[[2]string{l.Dialer, l.Acceptor}] = g.Name
+		}
 	}
 	return s
 }
@@ -74,15 +91,54 @@ func (s *simulator) cut(a, b string) {
 	s.dead[[2]string{a, b}], s.dead[[2]string{b, a}] = true, true
 }
 
-// other is the account at the far end of a link account.
-func (s *simulator) other(member, account string) (peer, there string, ok bool) {
-	if p, isOut := strings.CutPrefix(account, "tx_"); isOut {
-		return p, "rx_" + member, !s.dead[[2]string{member, p}]
+// end is an account at the far end of a link account.
+type end struct{ member, account string }
+
+// reaches are the far ends to which a connection carries a subject: of a link account,
+// if it is up; of an account that links share, all that may have it.
+func (s *simulator) reaches(member, account, subject string) []end {
+	peer, isOut := strings.CutPrefix(account, "tx_")
+	if !isOut {
+		peer = strings.TrimPrefix(account, "rx_")
 	}
-	if p, isIn := strings.CutPrefix(account, "rx_"); isIn {
-		return p, "tx_" + member, !s.dead[[2]string{member, p}]
+	there := map[bool]string{true: "rx_", false: "tx_"}[isOut]
+	if group, shared := strings.CutPrefix(peer, "@"); shared {
+		var out []end
+		for _, x := range s.groups[[2]string{member, group}] {
+			may := x.out.Subscribe
+			if isOut {
+				may = x.in.Subscribe
+			}
+			if !s.dead[[2]string{member, x.name}] && permits(may, subject) {
+				out = append(out, end{x.name, there + member})
+			}
+		}
+		return out
 	}
-	return "", "", false
+	if s.dead[[2]string{member, peer}] {
+		return nil
+	}
+	group, shared := s.group[[2]string{member, peer}]
+	if !shared {
+		return []end{{peer, there + member}}
+	}
+	for _, x := range s.groups[[2]string{peer, group}] {
+		if x.name != member {
+			continue
+		}
+		may := x.in.Publish
+		if isOut {
+			may = x.out.Publish
+		}
+		if !permits(may, subject) {
+			s.fault("%s may not send %s to %s", member, subject, peer)
+		}
+	}
+	return []end{{peer, there + federationv1.GroupPeer(group)}}
+}
+
+func permits(patterns []string, subject string) bool {
+	return slices.ContainsFunc(patterns, func(p string) bool { return covers(p, subject) })
 }
 
 // publish counts what application accounts receive of a message.
@@ -123,11 +179,11 @@ func (s *simulator) follow(member, account, subject string, out map[delivery]int
 		if !s.passes(member, account, name) {
 			s.fault("%s of %s is planned to go on in %s, of which it is the spoke too", account, member, name)
 		}
-		if peer, there, up := s.other(member, name); up {
-			if s.accounts[peer][there] == nil {
-				s.fault("%s has no account %s", peer, there)
+		for _, far := range s.reaches(member, name, seen[0]) {
+			if s.accounts[far.member][far.account] == nil {
+				s.fault("%s has no account %s", far.member, far.account)
 			}
-			s.follow(peer, there, seen[0], out)
+			s.follow(far.member, far.account, seen[0], out)
 		}
 	}
 }
@@ -195,8 +251,8 @@ func (s *simulator) ask(member, account, subject string, out map[delivery]int) {
 		if !s.passes(member, account, i.Account) {
 			s.fault("requests of %s of %s are planned to go on in %s, of which it is the spoke too", account, member, i.Account)
 		}
-		if peer, there, up := s.other(member, i.Account); up {
-			s.ask(peer, there, i.Subject, out)
+		for _, far := range s.reaches(member, i.Account, i.Subject) {
+			s.ask(far.member, far.account, i.Subject, out)
 		}
 	}
 }

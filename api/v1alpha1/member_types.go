@@ -222,6 +222,11 @@ type AgentInfo struct {
 	//
 	// +optional
 	LinkRoles bool `json:"linkRoles,omitempty"`
+	// LinkGroups tells that the agent and its broker can have links that share
+	// accounts (links of a HubAndSpoke rule).
+	//
+	// +optional
+	LinkGroups bool `json:"linkGroups,omitempty"`
 	// MaxReplicas is the most servers that the runtime can run there, if it says so.
 	//
 	// +optional

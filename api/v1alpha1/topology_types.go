@@ -349,6 +349,19 @@ const (
 	ParentsNearest ParentSelection = "Nearest"
 )
 
+// SpokeLinks says what spokes have at a parent.
+//
+// +kubebuilder:validation:Enum=Separate;Shared
+type SpokeLinks string
+
+// What spokes can have at a parent.
+const (
+	// SpokeLinksSeparate gives each spoke accounts of its own at a parent.
+	SpokeLinksSeparate SpokeLinks = "Separate"
+	// SpokeLinksShared lets the spokes of a rule share accounts at a parent.
+	SpokeLinksShared SpokeLinks = "Shared"
+)
+
 // HubAndSpoke joins each member of Spokes to one member of Hubs at a time.
 type HubAndSpoke struct {
 	// Hubs is the group of the parents.
@@ -374,6 +387,18 @@ type HubAndSpoke struct {
 	// +kubebuilder:validation:Minimum=1
 	// +kubebuilder:validation:Maximum=4
 	MaxParents int32 `json:"maxParents,omitempty"`
+	// Links says what the spokes have at a parent. Separate (the default): each has
+	// accounts of its own there, and its own name on all that it sends. Shared: those
+	// of the rule share one pair of accounts at each parent, and one name beyond it,
+	// so that neither grows with their number: for tens to thousands of sites.
+	// Shared spokes are one trust domain, hear no events or requests of each other,
+	// and use an account for requests only with replies PerCluster and the inbox
+	// prefix _INBOX.@RULE.SPOKE. A spoke that has other links too, does not dial all
+	// of its own, or runs a broker in several servers has separate ones.
+	//
+	// +optional
+	// +kubebuilder:default=Separate
+	Links SpokeLinks `json:"links,omitempty"`
 	// Order lists parents by name, the preferred one first.
 	//
 	// +optional

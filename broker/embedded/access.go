@@ -69,7 +69,7 @@ func (r *Runtime) LeafConns() ([]broker.LeafConn, error) {
 	var conns []broker.LeafConn
 	for _, l := range z.Leafs {
 		if name, ok := r.book.nameOf(l.Account); ok {
-			conns = append(conns, broker.LeafConn{Account: name, ID: l.ID})
+			conns = append(conns, broker.LeafConn{Account: name, ID: l.ID, Server: l.Name})
 		}
 	}
 	trimDomainMappings(srv, r.book.keys())

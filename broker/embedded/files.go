@@ -107,6 +107,9 @@ func writeCreds(dir string, user broker.KeyPair, r broker.Remote) (string, error
 	case r.Out:
 		side = "out"
 	}
+	if r.Shared {
+		side += "-shared" // nor this
+	}
 	path := filepath.Join(dir, fmt.Sprintf("%s.%s.%s.creds", r.Peer, side, hex.EncodeToString(sum[:6])))
 	if have, err := os.ReadFile(path); err == nil && string(have) == string(content) {
 		return path, nil

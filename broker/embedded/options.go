@@ -134,6 +134,9 @@ func (c *clusterOptions) apply(so *server.Options) {
 	// With a pool of routes the first request of a fresh connection can go out
 	// before the others know where to answer.
 	so.Cluster.PoolSize = -1
+	// A replica knows how far the stream has taken what it takes also if the messages that
+	// tell are gone already, as from a queue. All servers of a member have one version.
+	so.FeatureFlags = map[string]bool{server.FeatureFlagJsSnapshotSources: true}
 	for _, r := range c.routes {
 		so.Routes = append(so.Routes, &url.URL{Scheme: "nats-route", Host: r})
 	}
@@ -153,6 +156,10 @@ func remoteOptions(account string, c broker.Config, r broker.Remote, creds strin
 	urls, err := endpointURLs(r.Endpoints)
 	if err != nil {
 		return nil, err
+	}
+	compression := server.CompressionOpts{}
+	if r.Shared {
+		compression.Mode = server.CompressionOff
 	}
 	t := linkTLS(c.TLS)
 	t.ServerName = federationv1.MemberDNSName(c.TrustDomain, r.Peer)
@@ -174,6 +181,8 @@ func remoteOptions(account string, c broker.Config, r broker.Remote, creds strin
 		DenyImports:             broker.LinkDenied(),
 		DenyExports:             broker.LinkDenied(),
 		Disabled:                r.Disabled,
+		RequestIsolation:        r.Shared && !r.Out,
+		Compression:             compression,
 	}, nil
 }
 

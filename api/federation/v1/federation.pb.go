@@ -226,7 +226,7 @@ func (x StreamSpec_Retention) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use StreamSpec_Retention.Descriptor instead.
 func (StreamSpec_Retention) EnumDescriptor() ([]byte, []int) {
-	return file_federation_v1_federation_proto_rawDescGZIP(), []int{26, 0}
+	return file_federation_v1_federation_proto_rawDescGZIP(), []int{27, 0}
 }
 
 type EnrolRequest struct {
@@ -845,8 +845,10 @@ type Facts struct {
 	// Bytes that the streams may take in all where the broker is embedded: what is
 	// free and what the member stores already; 0: not said.
 	StorageCapacity int64 `protobuf:"varint,10,opt,name=storage_capacity,json=storageCapacity,proto3" json:"storage_capacity,omitempty"`
-	unknownFields   protoimpl.UnknownFields
-	sizeCache       protoimpl.SizeCache
+	// The agent heeds LinkSpec.group.
+	LinkGroups    bool `protobuf:"varint,11,opt,name=link_groups,json=linkGroups,proto3" json:"link_groups,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Facts) Reset() {
@@ -947,6 +949,13 @@ func (x *Facts) GetStorageCapacity() int64 {
 		return x.StorageCapacity
 	}
 	return 0
+}
+
+func (x *Facts) GetLinkGroups() bool {
+	if x != nil {
+		return x.LinkGroups
+	}
+	return false
 }
 
 // Welcome answers Hello.
@@ -2101,7 +2110,8 @@ func (x *Autoscaling) GetDownSeconds() int32 {
 // other accounts of the same member; what flows is what the importers name.
 type AccountSpec struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// An application account's own name, or tx_PEER or rx_PEER for a link's.
+	// An application account's own name, or tx_PEER or rx_PEER for a link's, or
+	// tx_@GROUP or rx_@GROUP for those of a group.
 	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
 	// JetStream is enabled and applications get credentials.
 	Application bool           `protobuf:"varint,2,opt,name=application,proto3" json:"application,omitempty"`
@@ -2357,7 +2367,9 @@ type LinkSpec struct {
 	// Dial: this side is the spoke of both connections, and the peer the hub. Each
 	// server of this member then opens both. Else each member is the hub of the
 	// connection on which it sends, which needs brokers of one server at both ends.
-	Spoke         bool `protobuf:"varint,8,opt,name=spoke,proto3" json:"spoke,omitempty"`
+	Spoke bool `protobuf:"varint,8,opt,name=spoke,proto3" json:"spoke,omitempty"`
+	// The link shares its accounts at the acceptor with others; unset: it has its own.
+	Group         *LinkGroup `protobuf:"bytes,9,opt,name=group,proto3" json:"group,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2448,6 +2460,70 @@ func (x *LinkSpec) GetSpoke() bool {
 	return false
 }
 
+func (x *LinkSpec) GetGroup() *LinkGroup {
+	if x != nil {
+		return x.Group
+	}
+	return nil
+}
+
+// LinkGroup is what the links of many dialers to one acceptor share: there they
+// have one pair of accounts, tx_@NAME and rx_@NAME, and each dialer a user of its
+// own that is confined to what concerns it (ADR 23).
+type LinkGroup struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Name  string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	// Origins in whose name the dialer sends: one of all dialers of the group that
+	// have the same parents, and its own.
+	Origins       []string `protobuf:"bytes,2,rep,name=origins,proto3" json:"origins,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *LinkGroup) Reset() {
+	*x = LinkGroup{}
+	mi := &file_federation_v1_federation_proto_msgTypes[26]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *LinkGroup) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*LinkGroup) ProtoMessage() {}
+
+func (x *LinkGroup) ProtoReflect() protoreflect.Message {
+	mi := &file_federation_v1_federation_proto_msgTypes[26]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use LinkGroup.ProtoReflect.Descriptor instead.
+func (*LinkGroup) Descriptor() ([]byte, []int) {
+	return file_federation_v1_federation_proto_rawDescGZIP(), []int{26}
+}
+
+func (x *LinkGroup) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *LinkGroup) GetOrigins() []string {
+	if x != nil {
+		return x.Origins
+	}
+	return nil
+}
+
 type StreamSpec struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Account       string                 `protobuf:"bytes,1,opt,name=account,proto3" json:"account,omitempty"`
@@ -2477,7 +2553,7 @@ type StreamSpec struct {
 
 func (x *StreamSpec) Reset() {
 	*x = StreamSpec{}
-	mi := &file_federation_v1_federation_proto_msgTypes[26]
+	mi := &file_federation_v1_federation_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2489,7 +2565,7 @@ func (x *StreamSpec) String() string {
 func (*StreamSpec) ProtoMessage() {}
 
 func (x *StreamSpec) ProtoReflect() protoreflect.Message {
-	mi := &file_federation_v1_federation_proto_msgTypes[26]
+	mi := &file_federation_v1_federation_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2502,7 +2578,7 @@ func (x *StreamSpec) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StreamSpec.ProtoReflect.Descriptor instead.
 func (*StreamSpec) Descriptor() ([]byte, []int) {
-	return file_federation_v1_federation_proto_rawDescGZIP(), []int{26}
+	return file_federation_v1_federation_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *StreamSpec) GetAccount() string {
@@ -2633,7 +2709,7 @@ type Source struct {
 
 func (x *Source) Reset() {
 	*x = Source{}
-	mi := &file_federation_v1_federation_proto_msgTypes[27]
+	mi := &file_federation_v1_federation_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2645,7 +2721,7 @@ func (x *Source) String() string {
 func (*Source) ProtoMessage() {}
 
 func (x *Source) ProtoReflect() protoreflect.Message {
-	mi := &file_federation_v1_federation_proto_msgTypes[27]
+	mi := &file_federation_v1_federation_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2658,7 +2734,7 @@ func (x *Source) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Source.ProtoReflect.Descriptor instead.
 func (*Source) Descriptor() ([]byte, []int) {
-	return file_federation_v1_federation_proto_rawDescGZIP(), []int{27}
+	return file_federation_v1_federation_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *Source) GetBridge() string {
@@ -2727,7 +2803,7 @@ type Transform struct {
 
 func (x *Transform) Reset() {
 	*x = Transform{}
-	mi := &file_federation_v1_federation_proto_msgTypes[28]
+	mi := &file_federation_v1_federation_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2739,7 +2815,7 @@ func (x *Transform) String() string {
 func (*Transform) ProtoMessage() {}
 
 func (x *Transform) ProtoReflect() protoreflect.Message {
-	mi := &file_federation_v1_federation_proto_msgTypes[28]
+	mi := &file_federation_v1_federation_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2752,7 +2828,7 @@ func (x *Transform) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Transform.ProtoReflect.Descriptor instead.
 func (*Transform) Descriptor() ([]byte, []int) {
-	return file_federation_v1_federation_proto_rawDescGZIP(), []int{28}
+	return file_federation_v1_federation_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *Transform) GetFrom() string {
@@ -2789,7 +2865,7 @@ type OutletSpec struct {
 
 func (x *OutletSpec) Reset() {
 	*x = OutletSpec{}
-	mi := &file_federation_v1_federation_proto_msgTypes[29]
+	mi := &file_federation_v1_federation_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2801,7 +2877,7 @@ func (x *OutletSpec) String() string {
 func (*OutletSpec) ProtoMessage() {}
 
 func (x *OutletSpec) ProtoReflect() protoreflect.Message {
-	mi := &file_federation_v1_federation_proto_msgTypes[29]
+	mi := &file_federation_v1_federation_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2814,7 +2890,7 @@ func (x *OutletSpec) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use OutletSpec.ProtoReflect.Descriptor instead.
 func (*OutletSpec) Descriptor() ([]byte, []int) {
-	return file_federation_v1_federation_proto_rawDescGZIP(), []int{29}
+	return file_federation_v1_federation_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *OutletSpec) GetBridge() string {
@@ -2921,7 +2997,7 @@ const file_federation_v1_federation_proto_rawDesc = "" +
 	"\tAgentInfo\x12\x18\n" +
 	"\aversion\x18\x01 \x01(\tR\aversion\x12%\n" +
 	"\x0ebroker_version\x18\x02 \x01(\tR\rbrokerVersion\x12\x18\n" +
-	"\aruntime\x18\x03 \x01(\tR\aruntime\"\xcd\x02\n" +
+	"\aruntime\x18\x03 \x01(\tR\aruntime\"\xee\x02\n" +
 	"\x05Facts\x12\x19\n" +
 	"\blink_key\x18\x01 \x01(\tR\alinkKey\x12\x1c\n" +
 	"\tendpoints\x18\x02 \x03(\tR\tendpoints\x12\x18\n" +
@@ -2934,7 +3010,9 @@ const file_federation_v1_federation_proto_rawDesc = "" +
 	"\x0fwanted_replicas\x18\b \x01(\x05R\x0ewantedReplicas\x12'\n" +
 	"\x0freplicas_reason\x18\t \x01(\tR\x0ereplicasReason\x12)\n" +
 	"\x10storage_capacity\x18\n" +
-	" \x01(\x03R\x0fstorageCapacity\"s\n" +
+	" \x01(\x03R\x0fstorageCapacity\x12\x1f\n" +
+	"\vlink_groups\x18\v \x01(\bR\n" +
+	"linkGroups\"s\n" +
 	"\aWelcome\x12\x14\n" +
 	"\x05epoch\x18\x01 \x01(\x04R\x05epoch\x12+\n" +
 	"\x11heartbeat_seconds\x18\x02 \x01(\rR\x10heartbeatSeconds\x12%\n" +
@@ -3058,7 +3136,7 @@ const file_federation_v1_federation_proto_rawDesc = "" +
 	"\astorage\x18\x03 \x01(\x03R\astorage\x12\x16\n" +
 	"\x06memory\x18\x04 \x01(\x03R\x06memory\x12\x18\n" +
 	"\astreams\x18\x05 \x01(\x03R\astreams\x12\x1c\n" +
-	"\tconsumers\x18\x06 \x01(\x03R\tconsumers\"\xd2\x02\n" +
+	"\tconsumers\x18\x06 \x01(\x03R\tconsumers\"\x8a\x03\n" +
 	"\bLinkSpec\x12\x12\n" +
 	"\x04peer\x18\x01 \x01(\tR\x04peer\x128\n" +
 	"\x04role\x18\x02 \x01(\x0e2$.sealane.federation.v1.LinkSpec.RoleR\x04role\x12\x1c\n" +
@@ -3067,12 +3145,16 @@ const file_federation_v1_federation_proto_rawDesc = "" +
 	"\bpeer_key\x18\x05 \x01(\tR\apeerKey\x12%\n" +
 	"\x0efailover_group\x18\x06 \x01(\tR\rfailoverGroup\x12\x1a\n" +
 	"\bpriority\x18\a \x01(\x05R\bpriority\x12\x14\n" +
-	"\x05spoke\x18\b \x01(\bR\x05spoke\"2\n" +
+	"\x05spoke\x18\b \x01(\bR\x05spoke\x126\n" +
+	"\x05group\x18\t \x01(\v2 .sealane.federation.v1.LinkGroupR\x05group\"2\n" +
 	"\x04Role\x12\x14\n" +
 	"\x10ROLE_UNSPECIFIED\x10\x00\x12\b\n" +
 	"\x04DIAL\x10\x01\x12\n" +
 	"\n" +
-	"\x06ACCEPT\x10\x02\"\x8a\x05\n" +
+	"\x06ACCEPT\x10\x02\"9\n" +
+	"\tLinkGroup\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x18\n" +
+	"\aorigins\x18\x02 \x03(\tR\aorigins\"\x8a\x05\n" +
 	"\n" +
 	"StreamSpec\x12\x18\n" +
 	"\aaccount\x18\x01 \x01(\tR\aaccount\x12\x12\n" +
@@ -3151,7 +3233,7 @@ func file_federation_v1_federation_proto_rawDescGZIP() []byte {
 }
 
 var file_federation_v1_federation_proto_enumTypes = make([]protoimpl.EnumInfo, 4)
-var file_federation_v1_federation_proto_msgTypes = make([]protoimpl.MessageInfo, 30)
+var file_federation_v1_federation_proto_msgTypes = make([]protoimpl.MessageInfo, 31)
 var file_federation_v1_federation_proto_goTypes = []any{
 	(Health)(0),               // 0: sealane.federation.v1.Health
 	(PartStatus_State)(0),     // 1: sealane.federation.v1.PartStatus.State
@@ -3183,10 +3265,11 @@ var file_federation_v1_federation_proto_goTypes = []any{
 	(*Import)(nil),            // 27: sealane.federation.v1.Import
 	(*AccountLimits)(nil),     // 28: sealane.federation.v1.AccountLimits
 	(*LinkSpec)(nil),          // 29: sealane.federation.v1.LinkSpec
-	(*StreamSpec)(nil),        // 30: sealane.federation.v1.StreamSpec
-	(*Source)(nil),            // 31: sealane.federation.v1.Source
-	(*Transform)(nil),         // 32: sealane.federation.v1.Transform
-	(*OutletSpec)(nil),        // 33: sealane.federation.v1.OutletSpec
+	(*LinkGroup)(nil),         // 30: sealane.federation.v1.LinkGroup
+	(*StreamSpec)(nil),        // 31: sealane.federation.v1.StreamSpec
+	(*Source)(nil),            // 32: sealane.federation.v1.Source
+	(*Transform)(nil),         // 33: sealane.federation.v1.Transform
+	(*OutletSpec)(nil),        // 34: sealane.federation.v1.OutletSpec
 }
 var file_federation_v1_federation_proto_depIdxs = []int32{
 	10, // 0: sealane.federation.v1.AgentMessage.hello:type_name -> sealane.federation.v1.Hello
@@ -3211,28 +3294,29 @@ var file_federation_v1_federation_proto_depIdxs = []int32{
 	24, // 19: sealane.federation.v1.Part.broker:type_name -> sealane.federation.v1.BrokerSpec
 	26, // 20: sealane.federation.v1.Part.account:type_name -> sealane.federation.v1.AccountSpec
 	29, // 21: sealane.federation.v1.Part.link:type_name -> sealane.federation.v1.LinkSpec
-	30, // 22: sealane.federation.v1.Part.stream:type_name -> sealane.federation.v1.StreamSpec
-	33, // 23: sealane.federation.v1.Part.outlet:type_name -> sealane.federation.v1.OutletSpec
+	31, // 22: sealane.federation.v1.Part.stream:type_name -> sealane.federation.v1.StreamSpec
+	34, // 23: sealane.federation.v1.Part.outlet:type_name -> sealane.federation.v1.OutletSpec
 	25, // 24: sealane.federation.v1.BrokerSpec.autoscaling:type_name -> sealane.federation.v1.Autoscaling
 	27, // 25: sealane.federation.v1.AccountSpec.imports:type_name -> sealane.federation.v1.Import
 	28, // 26: sealane.federation.v1.AccountSpec.limits:type_name -> sealane.federation.v1.AccountLimits
 	2,  // 27: sealane.federation.v1.LinkSpec.role:type_name -> sealane.federation.v1.LinkSpec.Role
 	20, // 28: sealane.federation.v1.LinkSpec.grant:type_name -> sealane.federation.v1.Grant
-	3,  // 29: sealane.federation.v1.StreamSpec.retention:type_name -> sealane.federation.v1.StreamSpec.Retention
-	31, // 30: sealane.federation.v1.StreamSpec.sources:type_name -> sealane.federation.v1.Source
-	32, // 31: sealane.federation.v1.StreamSpec.transform:type_name -> sealane.federation.v1.Transform
-	32, // 32: sealane.federation.v1.Source.transforms:type_name -> sealane.federation.v1.Transform
-	4,  // 33: sealane.federation.v1.Enrolment.Enrol:input_type -> sealane.federation.v1.EnrolRequest
-	6,  // 34: sealane.federation.v1.Federation.Renew:input_type -> sealane.federation.v1.RenewRequest
-	8,  // 35: sealane.federation.v1.Federation.Sync:input_type -> sealane.federation.v1.AgentMessage
-	5,  // 36: sealane.federation.v1.Enrolment.Enrol:output_type -> sealane.federation.v1.EnrolResponse
-	7,  // 37: sealane.federation.v1.Federation.Renew:output_type -> sealane.federation.v1.RenewResponse
-	9,  // 38: sealane.federation.v1.Federation.Sync:output_type -> sealane.federation.v1.HubMessage
-	36, // [36:39] is the sub-list for method output_type
-	33, // [33:36] is the sub-list for method input_type
-	33, // [33:33] is the sub-list for extension type_name
-	33, // [33:33] is the sub-list for extension extendee
-	0,  // [0:33] is the sub-list for field type_name
+	30, // 29: sealane.federation.v1.LinkSpec.group:type_name -> sealane.federation.v1.LinkGroup
+	3,  // 30: sealane.federation.v1.StreamSpec.retention:type_name -> sealane.federation.v1.StreamSpec.Retention
+	32, // 31: sealane.federation.v1.StreamSpec.sources:type_name -> sealane.federation.v1.Source
+	33, // 32: sealane.federation.v1.StreamSpec.transform:type_name -> sealane.federation.v1.Transform
+	33, // 33: sealane.federation.v1.Source.transforms:type_name -> sealane.federation.v1.Transform
+	4,  // 34: sealane.federation.v1.Enrolment.Enrol:input_type -> sealane.federation.v1.EnrolRequest
+	6,  // 35: sealane.federation.v1.Federation.Renew:input_type -> sealane.federation.v1.RenewRequest
+	8,  // 36: sealane.federation.v1.Federation.Sync:input_type -> sealane.federation.v1.AgentMessage
+	5,  // 37: sealane.federation.v1.Enrolment.Enrol:output_type -> sealane.federation.v1.EnrolResponse
+	7,  // 38: sealane.federation.v1.Federation.Renew:output_type -> sealane.federation.v1.RenewResponse
+	9,  // 39: sealane.federation.v1.Federation.Sync:output_type -> sealane.federation.v1.HubMessage
+	37, // [37:40] is the sub-list for method output_type
+	34, // [34:37] is the sub-list for method input_type
+	34, // [34:34] is the sub-list for extension type_name
+	34, // [34:34] is the sub-list for extension extendee
+	0,  // [0:34] is the sub-list for field type_name
 }
 
 func init() { file_federation_v1_federation_proto_init() }
@@ -3263,7 +3347,7 @@ func file_federation_v1_federation_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_federation_v1_federation_proto_rawDesc), len(file_federation_v1_federation_proto_rawDesc)),
 			NumEnums:      4,
-			NumMessages:   30,
+			NumMessages:   31,
 			NumExtensions: 0,
 			NumServices:   2,
 		},

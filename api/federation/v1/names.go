@@ -38,6 +38,19 @@ func OutAccount(peer string) string { return "tx_" + peer }
 // InAccount is the account into which the traffic of peer comes.
 func InAccount(peer string) string { return "rx_" + peer }
 
+// GroupPeer stands for a peer in the names of the accounts that the links of a group
+// share at their acceptor. No member can have such a name.
+func GroupPeer(group string) string { return "@" + group }
+
+// PeerAt is what stands for the peer of a link in the names of the link's accounts
+// on the member that holds this end of it.
+func (l *LinkSpec) PeerAt() string {
+	if l.GetGroup() != nil && l.GetRole() == LinkSpec_ACCEPT {
+		return GroupPeer(l.GetGroup().GetName())
+	}
+	return l.GetPeer()
+}
+
 // MemberID is the SPIFFE id of a member.
 func MemberID(trustDomain, cluster string) string {
 	return "spiffe://" + trustDomain + "/cluster/" + cluster

@@ -43,7 +43,9 @@ type State struct {
 	// and delete.
 	Owned []string `protobuf:"bytes,7,rep,name=owned,proto3" json:"owned,omitempty"`
 	// Highest revision of an update of that epoch.
-	Revision      uint64 `protobuf:"varint,8,opt,name=revision,proto3" json:"revision,omitempty"`
+	Revision uint64 `protobuf:"varint,8,opt,name=revision,proto3" json:"revision,omitempty"`
+	// Link credentials in the accounts of groups that must not be used any more.
+	Ended         []*IssuedGrant `protobuf:"bytes,9,rep,name=ended,proto3" json:"ended,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -134,13 +136,22 @@ func (x *State) GetRevision() uint64 {
 	return 0
 }
 
+func (x *State) GetEnded() []*IssuedGrant {
+	if x != nil {
+		return x.Ended
+	}
+	return nil
+}
+
 // IssuedGrant is from what a grant can be signed again, byte for byte.
 type IssuedGrant struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	Peer  string                 `protobuf:"bytes,1,opt,name=peer,proto3" json:"peer,omitempty"`
 	Key   string                 `protobuf:"bytes,2,opt,name=key,proto3" json:"key,omitempty"`
 	// Unix seconds.
-	IssuedAt      int64 `protobuf:"varint,3,opt,name=issued_at,json=issuedAt,proto3" json:"issued_at,omitempty"`
+	IssuedAt int64 `protobuf:"varint,3,opt,name=issued_at,json=issuedAt,proto3" json:"issued_at,omitempty"`
+	// The link shares its accounts with others of this group; unset: it does not.
+	Group         *v1.LinkGroup `protobuf:"bytes,4,opt,name=group,proto3" json:"group,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -196,11 +207,18 @@ func (x *IssuedGrant) GetIssuedAt() int64 {
 	return 0
 }
 
+func (x *IssuedGrant) GetGroup() *v1.LinkGroup {
+	if x != nil {
+		return x.Group
+	}
+	return nil
+}
+
 var File_journal_v1_journal_proto protoreflect.FileDescriptor
 
 const file_journal_v1_journal_proto_rawDesc = "" +
 	"\n" +
-	"\x18journal/v1/journal.proto\x12\x12sealane.journal.v1\x1a\x1efederation/v1/federation.proto\"\x8e\x03\n" +
+	"\x18journal/v1/journal.proto\x12\x12sealane.journal.v1\x1a\x1efederation/v1/federation.proto\"\xc5\x03\n" +
 	"\x05State\x12\x1e\n" +
 	"\n" +
 	"generation\x18\x01 \x01(\x04R\n" +
@@ -211,14 +229,16 @@ const file_journal_v1_journal_proto_rawDesc = "" +
 	"\x06grants\x18\x05 \x03(\v2\x1f.sealane.journal.v1.IssuedGrantR\x06grants\x12@\n" +
 	"\achoices\x18\x06 \x03(\v2&.sealane.journal.v1.State.ChoicesEntryR\achoices\x12\x14\n" +
 	"\x05owned\x18\a \x03(\tR\x05owned\x12\x1a\n" +
-	"\brevision\x18\b \x01(\x04R\brevision\x1a:\n" +
+	"\brevision\x18\b \x01(\x04R\brevision\x125\n" +
+	"\x05ended\x18\t \x03(\v2\x1f.sealane.journal.v1.IssuedGrantR\x05ended\x1a:\n" +
 	"\fChoicesEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"P\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\x88\x01\n" +
 	"\vIssuedGrant\x12\x12\n" +
 	"\x04peer\x18\x01 \x01(\tR\x04peer\x12\x10\n" +
 	"\x03key\x18\x02 \x01(\tR\x03key\x12\x1b\n" +
-	"\tissued_at\x18\x03 \x01(\x03R\bissuedAtB5Z3github.com/sealane/sealane/api/journal/v1;journalv1b\x06proto3"
+	"\tissued_at\x18\x03 \x01(\x03R\bissuedAt\x126\n" +
+	"\x05group\x18\x04 \x01(\v2 .sealane.federation.v1.LinkGroupR\x05groupB5Z3github.com/sealane/sealane/api/journal/v1;journalv1b\x06proto3"
 
 var (
 	file_journal_v1_journal_proto_rawDescOnce sync.Once
@@ -234,21 +254,24 @@ func file_journal_v1_journal_proto_rawDescGZIP() []byte {
 
 var file_journal_v1_journal_proto_msgTypes = make([]protoimpl.MessageInfo, 3)
 var file_journal_v1_journal_proto_goTypes = []any{
-	(*State)(nil),       // 0: sealane.journal.v1.State
-	(*IssuedGrant)(nil), // 1: sealane.journal.v1.IssuedGrant
-	nil,                 // 2: sealane.journal.v1.State.ChoicesEntry
-	(*v1.Part)(nil),     // 3: sealane.federation.v1.Part
+	(*State)(nil),        // 0: sealane.journal.v1.State
+	(*IssuedGrant)(nil),  // 1: sealane.journal.v1.IssuedGrant
+	nil,                  // 2: sealane.journal.v1.State.ChoicesEntry
+	(*v1.Part)(nil),      // 3: sealane.federation.v1.Part
+	(*v1.LinkGroup)(nil), // 4: sealane.federation.v1.LinkGroup
 }
 var file_journal_v1_journal_proto_depIdxs = []int32{
 	3, // 0: sealane.journal.v1.State.parts:type_name -> sealane.federation.v1.Part
 	3, // 1: sealane.journal.v1.State.doomed:type_name -> sealane.federation.v1.Part
 	1, // 2: sealane.journal.v1.State.grants:type_name -> sealane.journal.v1.IssuedGrant
 	2, // 3: sealane.journal.v1.State.choices:type_name -> sealane.journal.v1.State.ChoicesEntry
-	4, // [4:4] is the sub-list for method output_type
-	4, // [4:4] is the sub-list for method input_type
-	4, // [4:4] is the sub-list for extension type_name
-	4, // [4:4] is the sub-list for extension extendee
-	0, // [0:4] is the sub-list for field type_name
+	1, // 4: sealane.journal.v1.State.ended:type_name -> sealane.journal.v1.IssuedGrant
+	4, // 5: sealane.journal.v1.IssuedGrant.group:type_name -> sealane.federation.v1.LinkGroup
+	6, // [6:6] is the sub-list for method output_type
+	6, // [6:6] is the sub-list for method input_type
+	6, // [6:6] is the sub-list for extension type_name
+	6, // [6:6] is the sub-list for extension extendee
+	0, // [0:6] is the sub-list for field type_name
 }
 
 func init() { file_journal_v1_journal_proto_init() }

@@ -55,9 +55,10 @@ fuzz: ## Run every fuzz target for FUZZTIME (10s)
 		set -x; go test -run '^$$' -fuzz "^$${fn#func }\$$" -fuzztime $(FUZZTIME) "$$(dirname "$$file")"; { set +x; } 2>/dev/null; done
 
 .PHONY: bench
-bench: build ## Measure a federation on this machine against NATS alone, the hub with a fleet (FLEET="-members 1000"), and the planner
+bench: build ## Measure a federation on this machine against NATS alone, the hub with a fleet (FLEET="-members 1000"), a region of 200 sites, and the planner
 	go run ./e2e/bench
 	go run ./e2e/fleet $(FLEET)
+	go run ./e2e/sites
 	go test -run '^$$' -bench '1000|OneBridge' -benchmem ./topology
 
 .PHONY: demo

@@ -206,6 +206,10 @@ func TestValidatePart(t *testing.T) {
 		"dial a websocket": link(func(l *federationv1.LinkSpec) { l.Endpoints = []string{"wss://h:443/path"} }),
 		"dial IPv6":        link(func(l *federationv1.LinkSpec) { l.Endpoints = []string{"[::1]:1"} }),
 		"accept":           acceptPart("osaka", newUserKey(t)),
+		"account of group": accountPart("rx_@edge"),
+		"group": link(func(l *federationv1.LinkSpec) {
+			l.Group = &federationv1.LinkGroup{Name: "edge", Origins: []string{"edge@a,b:a", "osaka"}}
+		}),
 	} {
 		if err := validatePart(p); err != nil {
 			t.Errorf("%s: %v", name, err)
@@ -235,6 +239,15 @@ func TestValidatePart(t *testing.T) {
 		"outlet in system":      outlet(func(o *federationv1.OutletSpec) { o.Account = "_system" }),
 		"consumer with a dot":   outlet(func(o *federationv1.OutletSpec) { o.Consumer = "a.b" }),
 		"negative rate":         outlet(func(o *federationv1.OutletSpec) { o.RateLimit = -1 }),
+		"group without name":    link(func(l *federationv1.LinkSpec) { l.Group = &federationv1.LinkGroup{Origins: []string{"a"}} }),
+		"group without origins": link(func(l *federationv1.LinkSpec) { l.Group = &federationv1.LinkGroup{Name: "edge"} }),
+		"any origin": link(func(l *federationv1.LinkSpec) {
+			l.Group = &federationv1.LinkGroup{Name: "edge", Origins: []string{"*"}}
+		}),
+		"two tokens": link(func(l *federationv1.LinkSpec) {
+			l.Group = &federationv1.LinkGroup{Name: "edge", Origins: []string{"a.b"}}
+		}),
+		"account of no group":   accountPart("tx_@"),
 		"no role":               link(func(l *federationv1.LinkSpec) { l.Role = 0 }),
 		"no endpoint":           link(func(l *federationv1.LinkSpec) { l.Endpoints = nil }),
 		"endpoint without port": link(func(l *federationv1.LinkSpec) { l.Endpoints = []string{"h"} }),

@@ -95,6 +95,60 @@ tx_b: import stream pq.b from _agent to pq`), "\n")
 	}
 }
 
+// Links of a group share their accounts where they are accepted, and there only.
+func TestGroupAccounts(t *testing.T) {
+	k := testKeyring(t, 1)
+	link := func(peer string, role federationv1.LinkSpec_Role) *federationv1.Part {
+		p := linkPart(peer)
+		p.GetLink().Role = role
+		p.GetLink().Group = &federationv1.LinkGroup{Name: "edge", Origins: []string{"edge@a", peer}}
+		return p
+	}
+	claims, errs := k.Accounts("a", []*federationv1.Part{
+		link("s1", federationv1.LinkSpec_ACCEPT), link("s2", federationv1.LinkSpec_ACCEPT), link("b", federationv1.LinkSpec_DIAL), linkPart("c"),
+		accountPart("tx_@edge", false, &federationv1.Import{Account: "rx_c", Subject: "fo.c.app.x"}),
+	})
+	if len(errs) > 0 {
+		t.Fatal(errs)
+	}
+	var got []string
+	for _, line := range describe(k, claims) {
+		if strings.Contains(line, "import") {
+			got = append(got, line)
+		}
+	}
+	want := strings.Split(strings.TrimSpace(`
+_agent: import stream pq from rx_c to pi.c
+_agent: import stream pq.* from rx_@edge to pi.*
+_agent: import stream pq.a from rx_b to pi.b
+_agent: import stream pr from tx_c to pa.c
+_agent: import stream pr.* from tx_@edge to pa.*
+_agent: import stream pr.a from tx_b to pa.b
+rx_@edge: import stream po.* from _agent to pr.*
+rx_b: import stream po.b from _agent to pr.a
+rx_c: import stream po.c from _agent to pr
+tx_@edge: import stream fo.c.app.x from rx_c to fo.c.app.x
+tx_@edge: import stream pq.* from _agent to pq.*
+tx_b: import stream pq.b from _agent to pq.a
+tx_c: import stream pq.c from _agent to pq`), "\n")
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("imports (-want +got):\n%s", diff)
+	}
+	for name, c := range claims {
+		if (len(c.Mappings) > 0) != (name == "tx_@edge") {
+			t.Errorf("%s has mappings %v", name, c.Mappings)
+		}
+	}
+	for _, name := range []string{"tx_s1", "rx_s1", "tx_s2", "rx_s2"} {
+		if claims[name] != nil {
+			t.Errorf("there is an account %s", name)
+		}
+	}
+	if _, errs := k.Accounts("a", []*federationv1.Part{accountPart("tx_@", false), accountPart("tx_@@x", false)}); len(errs) != 2 {
+		t.Errorf("accounts of no group: %v", errs)
+	}
+}
+
 func TestAccountErrors(t *testing.T) {
 	k := testKeyring(t, 1)
 	fine := &federationv1.Import{Account: "app", Subject: "orders.>", To: "fo.a.app.orders.>"}

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -173,6 +174,36 @@ func TestGrant(t *testing.T) {
 	} {
 		if err := VerifyGrant(bad, own); err == nil || !strings.Contains(err.Error(), ErrBadGrant.Error()) {
 			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
+
+// A grant in accounts that others share confines its user, and is of them.
+func TestGroupGrant(t *testing.T) {
+	acceptor, dialer := testKeyring(t, 1), testKeyring(t, 2)
+	own := dialer.LinkUser().Public
+	l := &federationv1.LinkSpec{Peer: "dialer", Role: federationv1.LinkSpec_ACCEPT, PeerKey: own, Group: &federationv1.LinkGroup{Name: "edge", Origins: []string{"edge@a", "dialer"}}}
+	g, err := IssueLinkGrant(acceptor, l, time.Unix(1_800_000_000, 0))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := VerifyGrant(g, own); err != nil {
+		t.Error(err)
+	}
+	out, in := l.Group.Scopes("dialer")
+	for account, x := range map[string]struct {
+		token string
+		scope federationv1.Scope
+	}{"rx_@edge": {g.Out, out}, "tx_@edge": {g.In, in}} {
+		c, err := jwt.DecodeUserClaims(x.token)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if c.Issuer != acceptor.Account(account).Public {
+			t.Errorf("%s: issued by another account", account)
+		}
+		if !slices.Equal(c.Pub.Allow, x.scope.Publish) || !slices.Equal(c.Sub.Allow, x.scope.Subscribe) || len(c.Pub.Allow) == 0 || len(c.Pub.Deny) == 0 {
+			t.Errorf("%s: may publish %v and subscribe to %v", account, c.Pub, c.Sub)
 		}
 	}
 }

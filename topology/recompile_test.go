@@ -154,6 +154,7 @@ func edit(t *rapid.T, in Input, n int) Input {
 		for i := range topo.Spec.Links {
 			if h := topo.Spec.Links[i].HubAndSpoke; h != nil {
 				h.MaxParents = rapid.Int32Range(1, 3).Draw(t, "parents")
+				h.Links = rapid.SampledFrom([]v1alpha1.SpokeLinks{v1alpha1.SpokeLinksSeparate, v1alpha1.SpokeLinksShared}).Draw(t, "links")
 			}
 		}
 		storage := v1alpha1.DurabilityAlways

@@ -87,8 +87,18 @@ func benchInput(bridges int, parents int32) Input {
 	return in
 }
 
-func benchmarkCompile(b *testing.B, parents int32) {
-	in := benchInput(200, parents)
+// sharedInput is the same with sites that share their links.
+func sharedInput(bridges int, parents int32) Input {
+	in := benchInput(bridges, parents)
+	spec := &in.Topologies[0].Spec
+	spec.Links[1].HubAndSpoke.Links = v1alpha1.SpokeLinksShared
+	for i := range spec.Accounts {
+		spec.Accounts[i].Replies = v1alpha1.RepliesPerCluster
+	}
+	return in
+}
+
+func benchmarkCompile(b *testing.B, in Input) {
 	p := Compile(in)
 	for _, x := range p.Problems {
 		b.Fatalf("%+v", x)
@@ -99,8 +109,9 @@ func benchmarkCompile(b *testing.B, parents int32) {
 	}
 }
 
-func BenchmarkCompile1000(b *testing.B)         { benchmarkCompile(b, 1) }
-func BenchmarkCompile1000Failover(b *testing.B) { benchmarkCompile(b, 2) }
+func BenchmarkCompile1000(b *testing.B)         { benchmarkCompile(b, benchInput(200, 1)) }
+func BenchmarkCompile1000Failover(b *testing.B) { benchmarkCompile(b, benchInput(200, 2)) }
+func BenchmarkCompile1000Shared(b *testing.B)   { benchmarkCompile(b, sharedInput(200, 1)) }
 
 func benchmarkRecompile(b *testing.B, parents int32) {
 	in := benchInput(200, parents)

@@ -322,6 +322,7 @@ func (r *region) stolen(name string) {
 	}
 
 	// Also when the parent comes back, which remembers it.
+	r.members["west"].stop()
 	r.members["west"].restart()
 	r.linkState("west", "site1", v1alpha1.LinkUp)
 	r.linkState("west", "site2", v1alpha1.LinkUp)

@@ -78,8 +78,6 @@ type result struct {
 	// awaiting is since when a stream waits for its origins; awaited: it does not
 	// any more.
 	awaiting time.Time
-	// settling is since when a stream waits for its sources to have fewer replicas.
-	settling time.Time
 	awaited  bool
 }
 
@@ -251,7 +249,7 @@ func (a *applier) note(p *federationv1.Part, err error) {
 	}
 	if err == nil {
 		r.retry.reset()
-		r.retryAt, r.unseen, r.settling = time.Time{}, time.Time{}, time.Time{}
+		r.retryAt, r.unseen = time.Time{}, time.Time{}
 		if was.State != federationv1.PartStatus_APPLIED {
 			r.status = &federationv1.PartStatus{Id: p.Id, Hash: p.Hash, State: federationv1.PartStatus_APPLIED}
 			a.log.Info("applied", "part", p.Id)

@@ -88,7 +88,11 @@ func (c *accountConns) get(account string) (*accountConn, error) {
 		}
 	}
 	asked := &askedResets{}
-	if err := serveResets(nc, asked); err != nil {
+	var resting func() <-chan struct{}
+	if rt, ok := c.rt.(broker.Shrinker); ok {
+		resting = func() <-chan struct{} { return rt.Resting(account) }
+	}
+	if err := serveResets(nc, asked, resting); err != nil {
 		nc.Close()
 		return nil, err
 	}

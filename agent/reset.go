@@ -47,6 +47,9 @@ const (
 	// maxFences bounds what applications of the account could make grow. When it is
 	// reached all fences end, and whoever had one asks for another.
 	maxFences = 10_000
+	// restPatience is how long a reset waits while the account rests. A stream asks again
+	// when it has had no answer for five seconds.
+	restPatience = 4 * time.Second
 )
 
 // viaAgent is the API prefix under which the agent serves resets at the origin
@@ -54,13 +57,18 @@ const (
 func viaAgent(apiPrefix string) string { return "_" + apiPrefix }
 
 // serveResets serves, until nc is closed, the resets that an account's streams
-// ask of other members, and those that other members ask of its consumers.
-func serveResets(nc *nats.Conn, asked *askedResets) error {
+// ask of other members, and those that other members ask of its consumers. While the
+// account rests none is asked of others; nil: it never does.
+func serveResets(nc *nats.Conn, asked *askedResets, resting func() <-chan struct{}) error {
 	var underway singleflight.Group
 	if _, err := nc.Subscribe(resetRequests, func(m *nats.Msg) {
 		asked.note(strings.TrimPrefix(m.Subject, "_"), time.Now())
 		// An origin that is away must not keep the others from being asked.
-		go relayReset(nc, &underway, m)
+		go func() {
+			if rested(resting) {
+				relayReset(nc, &underway, m)
+			}
+		}()
 	}); err != nil {
 		return fmt.Errorf("serving the resets of sources: %w", err)
 	}
@@ -69,6 +77,24 @@ func serveResets(nc *nats.Conn, asked *askedResets) error {
 		return fmt.Errorf("serving the resets of consumers: %w", err)
 	}
 	return nil
+}
+
+// rested waits until the account does not rest; false: for too long.
+func rested(resting func() <-chan struct{}) bool {
+	if resting == nil {
+		return true
+	}
+	for end := time.After(restPatience); ; {
+		over := resting()
+		if over == nil {
+			return true
+		}
+		select {
+		case <-over:
+		case <-end:
+			return false
+		}
+	}
 }
 
 // askedResets is when streams last asked for a reset, by the subject at the origin.

@@ -126,7 +126,7 @@ func deliveredConsumer(t *testing.T) *nats.Conn {
 // they were asked for, whatever the way between the agents does to them.
 func TestFence(t *testing.T) {
 	nc := deliveredConsumer(t)
-	if err := serveResets(nc, &askedResets{}); err != nil {
+	if err := serveResets(nc, &askedResets{}, nil); err != nil {
 		t.Fatal(err)
 	}
 	arrived, err := nc.SubscribeSync("$JS.API.CONSUMER.RESET.>")

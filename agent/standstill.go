@@ -33,10 +33,6 @@ const (
 	reviveSeldom = 10 * time.Minute
 	// reviveTimeout bounds one such attempt.
 	reviveTimeout = 10 * time.Second
-	// settleTime is how long a stream must have had its leader, and may not have heard of
-	// a source, to have fewer replicas; settlePatience is how long that is waited for.
-	settleTime     = 3 * time.Second
-	settlePatience = 12 * time.Second
 )
 
 // standing is what is remembered of a stream's sources from one look to the next.
@@ -192,38 +188,6 @@ func streamOf(ctx context.Context, js jetstream.JetStream, name string) (*jetstr
 		return nil, err
 	}
 	return st.CachedInfo(), nil
-}
-
-// settleSources has the sources of a stream of several replicas well before it gets
-// one only, as far as they can be: another leader finds what one forgot, but a single
-// replica does not change its leader. The error is errNotYet as long as there is hope.
-func (a *applier) settleSources(ctx context.Context, p *federationv1.Part, info *jetstream.StreamInfo) error {
-	r := a.results[p.Id]
-	if r == nil {
-		r = a.pending(p)
-	}
-	now := time.Now()
-	if r.settling.IsZero() {
-		r.settling = now
-	}
-	if now.Sub(r.settling) > settlePatience {
-		return nil // the origin may be away
-	}
-	if info.Cluster == nil || info.Cluster.Leader == "" || info.Cluster.LeaderSince == nil || now.Sub(*info.Cluster.LeaderSince) < settleTime {
-		return fmt.Errorf("%w: the stream has a leader, for a moment", errNotYet)
-	}
-	if !slices.ContainsFunc(info.Sources, func(src *jetstream.StreamSourceInfo) bool { return src.Active < 0 || src.Active > settleTime }) {
-		return nil
-	}
-	conn, err := a.conns.get(p.GetStream().Account)
-	if err != nil {
-		return &failure{codeUnavailable, err}
-	}
-	a.log.Warn("a stream takes nothing: another replica leads it before it gets one only", "account", p.GetStream().Account, "stream", p.GetStream().Name)
-	if err := stepDownStream(ctx, conn.nc, p.GetStream().Name); err != nil {
-		return err
-	}
-	return fmt.Errorf("%w: the stream takes nothing", errNotYet)
 }
 
 // forget drops what is remembered of streams that are not among those of h.

@@ -17,6 +17,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 
 	federationv1 "github.com/sealane/sealane/api/federation/v1"
+	"github.com/sealane/sealane/broker/replica"
 )
 
 // startThree starts three servers that are one broker.
@@ -71,7 +72,9 @@ func startThree(t *testing.T) *nats.Conn {
 // account.
 type copies struct {
 	t     *testing.T
+	nc    *nats.Conn
 	js    jetstream.JetStream
+	rests replica.Rests
 	flows *flows
 	specs []*federationv1.StreamSpec
 	sent  int
@@ -80,9 +83,9 @@ type copies struct {
 func newCopies(t *testing.T, n int, queue bool) *copies {
 	t.Helper()
 	nc := startThree(t)
-	c := &copies{t: t, js: mustJS(t, nc)}
+	c := &copies{t: t, nc: nc, js: mustJS(t, nc)}
 	asked := &askedResets{}
-	check(t, serveResets(nc, asked))
+	check(t, serveResets(nc, asked, func() <-chan struct{} { return c.rests.Until("app") }))
 	// This is what the link and the imports do.
 	_, err := nc.Subscribe("fedjs.here.>", func(m *nats.Msg) {
 		there := *m
@@ -146,8 +149,17 @@ func (c *copies) load() (stop func()) {
 	return func() { cancel(); <-done }
 }
 
-// scale gives all copies so many replicas, and waits until they are current.
-func (c *copies) scale(replicas int, settle func(context.Context, *federationv1.Part, *jetstream.StreamInfo) error) {
+// toOne leaves a stream one replica, as a broker of several servers does.
+func (c *copies) toOne(ctx context.Context, stream string) error {
+	return replica.Stream{Conn: c.nc, Name: stream}.ToOne(context.WithoutCancel(ctx), nil, func() func() {
+		c.rests.Hold("app", stream, replica.Timeout)
+		return func() { c.rests.Release("app", stream) }
+	})
+}
+
+// scale gives all copies so many replicas, and waits until they are current. How they
+// are left one is up to toOne, nil: to NATS.
+func (c *copies) scale(replicas int, toOne func(ctx context.Context, stream string) error) {
 	c.t.Helper()
 	for _, s := range c.specs {
 		s.Replicas = int32(replicas)
@@ -156,10 +168,8 @@ func (c *copies) scale(replicas int, settle func(context.Context, *federationv1.
 			if err != nil {
 				return err
 			}
-			if settle != nil && replicas == 1 {
-				if err := settle(ctx, streamPart(s), info); err != nil {
-					return err
-				}
+			if toOne != nil && replicas == 1 {
+				return toOne(ctx, s.Name)
 			}
 			_, err = c.js.UpdateStream(ctx, streamConfig(info.Config, streamPart(s)))
 			return err
@@ -271,7 +281,6 @@ func TestStreamsStandStillAlone(t *testing.T) {
 // from them, and fewer replicas wanted at once: nothing is lost nor comes twice.
 func TestQueuesShrink(t *testing.T) {
 	c := newCopies(t, 2, true)
-	a := newApplier(c.flows.member, nil)
 	stop := c.load()
 	c.some()
 	c.scale(3, nil)
@@ -280,7 +289,7 @@ func TestQueuesShrink(t *testing.T) {
 		check(t, err)
 		retry(t, "taken", func(ctx context.Context) error { return st.Purge(ctx) })
 	}
-	c.scale(1, a.settleSources)
+	c.scale(1, c.toOne)
 	stop()
 	c.complete()
 }

@@ -10,6 +10,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 
 	federationv1 "github.com/sealane/sealane/api/federation/v1"
+	"github.com/sealane/sealane/broker"
 )
 
 // applyStreams makes streams and outlets what is held: what is removed first,
@@ -124,8 +125,8 @@ func (a *applier) ensureStream(ctx context.Context, h *held, p *federationv1.Par
 	if err := a.awaitOrigins(ctx, p, have.Sources); err != nil {
 		return err
 	}
-	if have.Replicas > 1 && want.Replicas == 1 && len(have.Sources) > 0 {
-		if err := a.settleSources(ctx, p, st.CachedInfo()); err != nil {
+	if rt, ok := a.rt.(broker.Shrinker); ok && have.Replicas > 1 && want.Replicas == 1 {
+		if err := rt.ToOneReplica(ctx, s.Account, s.Name); err != nil {
 			return err
 		}
 	}

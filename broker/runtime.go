@@ -95,6 +95,20 @@ type Warner interface {
 	NearlyFull() string
 }
 
+// Shrinker is a Runtime of several servers, in which streams can have several replicas.
+type Shrinker interface {
+	// ToOneReplica brings a stream to a single replica without losing what it takes from
+	// other members (ADR 22). It may take until after ctx, but not for long.
+	ToOneReplica(ctx context.Context, account, stream string) error
+	// Resting returns what is closed when streams of the account may begin to take from
+	// other members; nil: they may.
+	Resting(account string) <-chan struct{}
+}
+
+// Held marks, in its metadata, a stream that takes nothing for a moment (ADR 22): its
+// value is what the limit of the size of messages was.
+const Held = "sealane.dev/held"
+
 // Runtime runs the NATS server, or servers, of one member. Its methods are safe
 // for concurrent use. A Runtime does nothing until the first Configure.
 type Runtime interface {

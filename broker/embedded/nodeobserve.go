@@ -7,6 +7,7 @@ import (
 	"github.com/nats-io/nats-server/v2/server"
 
 	brokerv1 "github.com/sealane/sealane/api/broker/v1"
+	"github.com/sealane/sealane/broker"
 )
 
 // Observe tells what the node and its server are about; with streams also what
@@ -68,6 +69,8 @@ func streamOf(account string, s server.StreamDetail, self string) *brokerv1.Stre
 	out := &brokerv1.Stream{Account: account, Name: s.Name}
 	if s.Config != nil {
 		out.Replicas = int32(s.Config.Replicas)
+		out.Held = s.Config.Metadata[broker.Held] != ""
+		out.Interest = s.Config.Retention == server.InterestPolicy && s.State.Consumers > 0
 	}
 	if s.Cluster != nil {
 		out.Leader = s.Cluster.Leader == self

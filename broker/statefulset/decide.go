@@ -42,9 +42,14 @@ const (
 	// grow and shrink change the number of servers.
 	grow   kind = "grow"
 	shrink kind = "shrink"
-	// reduce the replicas of a stream, or move it off a server that leaves.
+	// reduce the replicas of a stream, or move it off a server that leaves; lead has a
+	// server that stays lead it, raise gives it more of them so that one can.
 	reduce kind = "reduce"
+	raise  kind = "raise"
+	lead   kind = "lead"
 	move   kind = "move"
+	// release a stream that takes nothing although its group has ended.
+	release kind = "release"
 	// retire a server that is no peer any more.
 	retire kind = "retire"
 	// restart the NATS server, or replace the whole process.
@@ -65,6 +70,9 @@ type action struct {
 	why      string
 }
 
+// maxRaised is the most replicas that a stream gets only to leave a server.
+const maxRaised = 3
+
 func (a action) String() string {
 	switch a.kind {
 	case wait:
@@ -73,6 +81,12 @@ func (a action) String() string {
 		return "nothing to do"
 	case reduce:
 		return fmt.Sprintf("reduce stream %s to %d replicas: %s", a.stream.Name, a.replicas, a.why)
+	case raise:
+		return fmt.Sprintf("give stream %s %d replicas for a while: %s", a.stream.Name, a.replicas, a.why)
+	case lead:
+		return fmt.Sprintf("have %s lead stream %s: %s", a.peer, a.stream.Name, a.why)
+	case release:
+		return fmt.Sprintf("have stream %s take again", a.stream.Name)
 	case move:
 		return fmt.Sprintf("move stream %s off %s", a.stream.Name, a.peer)
 	case forget:
@@ -153,6 +167,13 @@ func firstAid(v view) (action, bool) {
 	}
 	if s := v.servers[last]; last >= v.want && s.seen.GetPhase() == brokerv1.Observation_RUNNING && !isPeer(leader, s.seen.Server) {
 		return action{kind: retire, server: last, why: "it is no peer any more"}, true
+	}
+	for _, s := range v.servers {
+		for _, st := range s.seen.GetStreams() {
+			if st.Leader && st.Held && !st.Moving && st.Replicas == 1 {
+				return action{kind: release, stream: st}, true
+			}
+		}
 	}
 	return action{}, false
 }
@@ -275,15 +296,25 @@ func sortedKeys[V any](m map[string]V) []string {
 // leave is the next thing to do so that server n, the last, can go. All is well.
 func (v view) leave(n int) action {
 	name := v.servers[n].seen.Server
-	for _, s := range v.servers {
+	for i, s := range v.servers {
 		for _, st := range s.seen.Streams {
 			if !st.Leader {
 				continue
 			}
 			if int(st.Replicas) > n {
-				return action{kind: reduce, stream: st, replicas: n, why: fmt.Sprintf("only %d servers will be left", n)}
+				// A stream keeps the replica of its leader, and reduced at once to what it shall
+				// have in the end it need not be moved on.
+				why := fmt.Sprintf("only %d servers will be left", v.want)
+				if stays := v.stays(st); i >= v.want && stays != "" {
+					return action{kind: lead, stream: st, peer: stays, why: why}
+				}
+				return action{kind: reduce, stream: st, replicas: v.want, why: why}
 			}
 			on := s.seen.Server == name || slices.ContainsFunc(st.Peers, func(p *brokerv1.Peer) bool { return p.Name == name })
+			if on && st.Replicas == 1 && st.Interest && v.want == 1 && n < maxRaised {
+				// Moved, it would come to be led where it was stored without its consumers.
+				return action{kind: raise, stream: st, replicas: n + 1, why: "it is on a server that leaves"}
+			}
 			if on {
 				return action{kind: move, stream: st, peer: name, server: n}
 			}
@@ -293,6 +324,16 @@ func (v view) leave(n int) action {
 		return action{kind: stepDown, server: n, why: "it leaves"}
 	}
 	return action{kind: forget, peer: name, server: n, why: "it leaves"}
+}
+
+// stays is a server that stays and has a replica of a stream; "": none.
+func (v view) stays(st *brokerv1.Stream) string {
+	for _, s := range v.servers[:v.want] {
+		if slices.ContainsFunc(st.Peers, func(p *brokerv1.Peer) bool { return p.Name == s.seen.Server }) {
+			return s.seen.Server
+		}
+	}
+	return ""
 }
 
 // leaderLast orders servers so that the leader is restarted last: it would only be

@@ -92,6 +92,42 @@ func TestDecide(t *testing.T) {
 			v.stream(0, 3, "a.1", "a.2")
 			return v
 		}, action{kind: reduce, replicas: 2}},
+		{"leave: replicas at once to what there shall be", func() view {
+			v := wellView(1, 3)
+			v.stream(0, 3, "a.1", "a.2")
+			return v
+		}, action{kind: reduce, replicas: 1}},
+		{"leave: the replica that is kept is that of a server that stays", func() view {
+			v := wellView(1, 3)
+			v.stream(2, 3, "a.1", "a.0")
+			return v
+		}, action{kind: lead, peer: "a.0"}},
+		{"leave: of servers that go any is as good", func() view {
+			v := wellView(1, 3)
+			v.stream(2, 3, "a.1")
+			return v
+		}, action{kind: reduce, replicas: 1}},
+		{"leave: of interest, and its only replica goes", func() view {
+			v := wellView(1, 3)
+			v.stream(2, 1).Interest = true
+			return v
+		}, action{kind: raise, replicas: 3}},
+		{"leave: of interest, where not all go", func() view {
+			v := wellView(2, 3)
+			v.stream(2, 1).Interest = true
+			return v
+		}, action{kind: move, server: 2, peer: "a.2"}},
+		{"a stream that is held takes again", func() view {
+			v := wellView(3, 3)
+			v.stream(1, 1).Held = true
+			return v
+		}, action{kind: release}},
+		{"but not before its group has ended", func() view {
+			v := wellView(3, 3)
+			st := v.stream(1, 1)
+			st.Held, st.Moving = true, true
+			return v
+		}, action{kind: wait}},
 		{"leave: then streams", func() view {
 			v := wellView(2, 3)
 			v.stream(2, 1)

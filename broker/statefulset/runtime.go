@@ -19,6 +19,7 @@ import (
 	federationv1 "github.com/sealane/sealane/api/federation/v1"
 	"github.com/sealane/sealane/broker"
 	"github.com/sealane/sealane/broker/embedded"
+	"github.com/sealane/sealane/broker/replica"
 )
 
 const (
@@ -63,6 +64,10 @@ type Runtime struct {
 	stopped    bool
 	stewarding bool
 
+	// shrinking is held by who brings a stream to one replica.
+	shrinking chan struct{}
+	rests     replica.Rests
+
 	// mu guards what is read at any time.
 	mu       sync.RWMutex
 	state    *brokerv1.State
@@ -88,7 +93,7 @@ func New(o Options) (*Runtime, error) {
 	}
 	r := &Runtime{
 		opts: o, log: o.Log, dir: filepath.Join(o.DataDir, "broker"),
-		changed: make(chan struct{}, 1), turn: make(chan struct{}, 1), done: map[string]bool{}, names: map[string]string{},
+		changed: make(chan struct{}, 1), turn: make(chan struct{}, 1), shrinking: make(chan struct{}, 1), done: map[string]bool{}, names: map[string]string{},
 	}
 	if r.log == nil {
 		r.log = slog.Default()
@@ -168,7 +173,7 @@ func (r *Runtime) Configure(ctx context.Context, c broker.Config) (restarted boo
 		r.stewarding = true
 		sctx, cancel := context.WithCancel(context.Background())
 		r.cancel = cancel
-		r.loops.Go(func() { (&steward{Runtime: r, settling: settling{}}).run(sctx) })
+		r.loops.Go(func() { (&steward{Runtime: r, draining: map[string]*draining{}, moving: map[string]bool{}}).run(sctx) })
 	}
 	r.wake()
 	if before == nil {

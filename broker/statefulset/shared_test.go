@@ -143,20 +143,25 @@ func (w *world) passResets() {
 	}
 	w.t.Cleanup(nc.Close)
 	if _, err := nc.Subscribe(federationv1.ResetPrefix+"CONSUMER.RESET.*.*", func(m *nats.Msg) {
-		answer, err := nc.Request("$JS.API."+strings.TrimPrefix(m.Subject, federationv1.ResetPrefix), m.Data, 5*time.Second)
-		if err != nil {
-			return
-		}
-		var info map[string]json.RawMessage
-		var seq uint64
-		if json.Unmarshal(answer.Data, &info) == nil && json.Unmarshal(info["reset_seq"], &seq) == nil && seq > 0 {
-			info["delivered"] = fmt.Appendf(nil, `{"consumer_seq":0,"stream_seq":%d}`, seq-1)
-			answer.Data, _ = json.Marshal(info)
-		}
-		_ = m.RespondMsg(&nats.Msg{Header: answer.Header, Data: answer.Data})
+		reset(nc, m, strings.TrimPrefix(m.Subject, federationv1.ResetPrefix))
 	}); err != nil {
 		w.t.Fatal(err)
 	}
+}
+
+// reset answers m with what came of a reset, and the position that it went to.
+func reset(nc *nats.Conn, m *nats.Msg, api string) {
+	answer, err := nc.Request("$JS.API."+api, m.Data, 5*time.Second)
+	if err != nil {
+		return
+	}
+	var info map[string]json.RawMessage
+	var seq uint64
+	if json.Unmarshal(answer.Data, &info) == nil && json.Unmarshal(info["reset_seq"], &seq) == nil && seq > 0 {
+		info["delivered"] = fmt.Appendf(nil, `{"consumer_seq":0,"stream_seq":%d}`, seq-1)
+		answer.Data, _ = json.Marshal(info)
+	}
+	_ = m.RespondMsg(&nats.Msg{Header: answer.Header, Data: answer.Data})
 }
 
 func (p way) create(from, to *nats.Conn) {

@@ -34,7 +34,10 @@ type steward struct {
 	well            time.Time
 	said            string
 	scaler          scaler
-	settling        settling
+	// draining are streams, by account and name, that wait to be led by another server;
+	// moving are accounts that rest because a stream is moved.
+	draining map[string]*draining
+	moving   map[string]bool
 }
 
 func (s *steward) run(ctx context.Context) {
@@ -106,6 +109,7 @@ func (s *steward) turnOnce(ctx context.Context) (action, error) {
 		v.servers = append(v.servers, sv)
 	}
 	s.noteDone(v, state)
+	s.restWhileMoving(v)
 	s.follow(v.servers, time.Now())
 	s.mu.RLock()
 	v.want = s.want.Servers
@@ -129,7 +133,7 @@ func (s *steward) turnOnce(ctx context.Context) (action, error) {
 // disturbs tells whether an action is one that others must not follow at once.
 func (a action) disturbs() bool {
 	switch a.kind {
-	case grow, restart, replace, move, reduce, forget, stepDown:
+	case grow, restart, replace, move, reduce, lead, raise, forget, stepDown:
 		return true
 	}
 	return false
@@ -272,7 +276,7 @@ func (s *steward) do(ctx context.Context, a action) error {
 	case replace:
 		s.well = time.Time{}
 		return s.opts.Place.Replace(ctx, a.server)
-	case forget, stepDown, reduce, move:
+	case forget, stepDown, reduce, lead, raise, release, move:
 		return s.ask(ctx, a)
 	case wait, rest:
 	}

@@ -1038,7 +1038,11 @@ type Stream struct {
 	Leader bool    `protobuf:"varint,4,opt,name=leader,proto3" json:"leader,omitempty"`
 	Peers  []*Peer `protobuf:"bytes,5,rep,name=peers,proto3" json:"peers,omitempty"`
 	// It is being moved.
-	Moving        bool `protobuf:"varint,6,opt,name=moving,proto3" json:"moving,omitempty"`
+	Moving bool `protobuf:"varint,6,opt,name=moving,proto3" json:"moving,omitempty"`
+	// It was made to take nothing for a moment, by its metadata.
+	Held bool `protobuf:"varint,7,opt,name=held,proto3" json:"held,omitempty"`
+	// It keeps messages as long as one of its consumers wants them, and has consumers.
+	Interest      bool `protobuf:"varint,8,opt,name=interest,proto3" json:"interest,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1111,6 +1115,20 @@ func (x *Stream) GetPeers() []*Peer {
 func (x *Stream) GetMoving() bool {
 	if x != nil {
 		return x.Moving
+	}
+	return false
+}
+
+func (x *Stream) GetHeld() bool {
+	if x != nil {
+		return x.Held
+	}
+	return false
+}
+
+func (x *Stream) GetInterest() bool {
+	if x != nil {
+		return x.Interest
 	}
 	return false
 }
@@ -1577,14 +1595,16 @@ const file_broker_v1_broker_proto_rawDesc = "" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x18\n" +
 	"\acurrent\x18\x02 \x01(\bR\acurrent\x12\x18\n" +
 	"\aoffline\x18\x03 \x01(\bR\aoffline\x12\x0e\n" +
-	"\x02id\x18\x04 \x01(\tR\x02id\"\xb1\x01\n" +
+	"\x02id\x18\x04 \x01(\tR\x02id\"\xe1\x01\n" +
 	"\x06Stream\x12\x18\n" +
 	"\aaccount\x18\x01 \x01(\tR\aaccount\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12\x1a\n" +
 	"\breplicas\x18\x03 \x01(\x05R\breplicas\x12\x16\n" +
 	"\x06leader\x18\x04 \x01(\bR\x06leader\x12-\n" +
 	"\x05peers\x18\x05 \x03(\v2\x17.sealane.broker.v1.PeerR\x05peers\x12\x16\n" +
-	"\x06moving\x18\x06 \x01(\bR\x06moving\"\xa2\x03\n" +
+	"\x06moving\x18\x06 \x01(\bR\x06moving\x12\x12\n" +
+	"\x04held\x18\a \x01(\bR\x04held\x12\x1a\n" +
+	"\binterest\x18\b \x01(\bR\binterest\"\xa2\x03\n" +
 	"\x05Usage\x12\x18\n" +
 	"\astorage\x18\x01 \x01(\x03R\astorage\x12#\n" +
 	"\rstorage_limit\x18\x02 \x01(\x03R\fstorageLimit\x12\x16\n" +

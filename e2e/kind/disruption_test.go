@@ -46,6 +46,7 @@ func TestFederation(t *testing.T) {
 	}{
 		{"upgraded", upgraded},
 		{"bridges", bridges},
+		{"changed", changed},
 		{"access", access},
 		{"pod-lost", podLost},
 		{"scaled", scaled},
@@ -74,6 +75,43 @@ func bridges(t *testing.T, f *federation, _ plan) {
 	f.checkMoves(t, func() {})
 	f.checkCopies(t, "orders", end(), everywhere...)
 	f.checkCopies(t, "measures", counts{"edge": up.end(t)}, everywhere...)
+}
+
+// changed takes the time from an edit of a bridge until what the edge sends because
+// of it arrives at all members, and prints how it is spread.
+func changed(t *testing.T, f *federation, p plan) {
+	const rounds = 50
+	conns := map[string]*nats.Conn{}
+	for _, name := range everywhere {
+		conns[name] = f.connect(t, name)
+	}
+	var took []time.Duration
+	tick := time.NewTicker(5 * time.Millisecond)
+	defer tick.Stop()
+	for n := range rounds {
+		subject := fmt.Sprintf("flash.%d", n)
+		var inboxes []*inbox
+		for _, name := range everywhere {
+			inboxes = append(inboxes, listen(t, conns[name], name, subject))
+		}
+		start := time.Now()
+		update(t, f, p.news, func(b *v1alpha1.Bridge) { b.Spec.Subjects = []string{"news.>", subject} })
+		for slices.ContainsFunc(inboxes, func(in *inbox) bool { return !in.saw(subject) }) {
+			if time.Since(start) > time.Minute {
+				t.Fatalf("%s does not flow a minute after the bridge was changed", subject)
+			}
+			if err := conns["edge"].Publish(subject, []byte(subject)); err != nil {
+				t.Fatal(err)
+			}
+			<-tick.C
+		}
+		took = append(took, time.Since(start))
+	}
+	slices.Sort(took)
+	t.Logf("from a changed bridge to its effect at %d members: median %v, the slowest of %d %v", len(everywhere),
+		took[rounds/2].Round(time.Millisecond), rounds, took[rounds-1].Round(time.Millisecond))
+	update(t, f, p.news, func(b *v1alpha1.Bridge) { b.Spec.Subjects = []string{"news.>"} })
+	p.ready(t, f)
 }
 
 // access gives an application of another account access and takes it away again:

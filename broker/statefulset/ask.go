@@ -35,6 +35,10 @@ func (s *steward) ask(ctx context.Context, a action) error {
 		_, err := replica.Request(ctx, nc, "$JS.API.META.LEADER.STEPDOWN", nil)
 		return err
 	case raise:
+		if _, err := s.accountOf(a.stream); err != nil {
+			// Nothing arrives in an account that was removed.
+			return moveOff(ctx, nc, a)
+		}
 		s.draining[a.stream.Account+"/"+a.stream.Name] = &draining{raised: true}
 		return s.withStream(a, func(st replica.Stream) error { return st.Replicate(ctx, a.replicas) })
 	case lead:
@@ -50,12 +54,17 @@ func (s *steward) ask(ctx context.Context, a action) error {
 		if name, err := s.accountOf(a.stream); err == nil && a.stream.Replicas <= 1 {
 			s.rests.Hold(name, restMoves, askTimeout)
 		}
-		_, err := replica.Request(ctx, nc, "$JS.API.ACCOUNT.STREAM.MOVE."+a.stream.Account+"."+a.stream.Name, map[string]string{"server": a.peer})
-		return err
+		return moveOff(ctx, nc, a)
 	case reduce:
 		return s.reduce(ctx, a)
 	}
 	return fmt.Errorf("%s is nothing to ask for", a.kind)
+}
+
+// moveOff has NATS move a stream off a server.
+func moveOff(ctx context.Context, nc *nats.Conn, a action) error {
+	_, err := replica.Request(ctx, nc, "$JS.API.ACCOUNT.STREAM.MOVE."+a.stream.Account+"."+a.stream.Name, map[string]string{"server": a.peer})
+	return err
 }
 
 // reduce gives a stream fewer replicas and leaves the rest of its configuration.

@@ -313,7 +313,7 @@ func (v view) leave(n int) action {
 			on := s.seen.Server == name || slices.ContainsFunc(st.Peers, func(p *brokerv1.Peer) bool { return p.Name == name })
 			if on && st.Replicas == 1 && st.Interest && v.want == 1 && n < maxRaised {
 				// Moved, it would come to be led where it was stored without its consumers.
-				return action{kind: raise, stream: st, replicas: n + 1, why: "it is on a server that leaves"}
+				return action{kind: raise, stream: st, peer: name, server: n, replicas: n + 1, why: "it is on a server that leaves"}
 			}
 			if on {
 				return action{kind: move, stream: st, peer: name, server: n}

@@ -111,7 +111,7 @@ func TestDecide(t *testing.T) {
 			v := wellView(1, 3)
 			v.stream(2, 1).Interest = true
 			return v
-		}, action{kind: raise, replicas: 3}},
+		}, action{kind: raise, server: 2, peer: "a.2", replicas: 3}},
 		{"leave: of interest, where not all go", func() view {
 			v := wellView(2, 3)
 			v.stream(2, 1).Interest = true

@@ -92,23 +92,26 @@ func (q *queue) make(jobs, queue int) {
 	})
 }
 
-// away has the queue, of one replica and empty, be on another server than the first.
+// away has both streams, of one replica and empty, be on other servers than the first.
 func (q *queue) away() {
 	q.w.t.Helper()
 	first := q.w.rt.pods()[0].known().GetServer()
 	q.try("a queue elsewhere", func(ctx context.Context) error {
-		s, err := q.js.Stream(ctx, q.name)
-		if err != nil {
-			return err
+		for _, name := range []string{q.jobs, q.name} {
+			s, err := q.js.Stream(ctx, name)
+			if err != nil {
+				return err
+			}
+			if c := s.CachedInfo().Cluster; c != nil && c.Leader != "" && c.Leader != first {
+				continue
+			}
+			if err := q.js.DeleteStream(ctx, name); err != nil {
+				return err
+			}
+			q.make(1, 1)
+			return fmt.Errorf("%s is on %s", name, first)
 		}
-		if c := s.CachedInfo().Cluster; c != nil && c.Leader != "" && c.Leader != first {
-			return nil
-		}
-		if err := q.js.DeleteStream(ctx, q.name); err != nil {
-			return err
-		}
-		q.make(1, 1)
-		return fmt.Errorf("it is on %s", first)
+		return nil
 	})
 }
 
@@ -266,7 +269,7 @@ func publish(js jetstream.JetStream, subject string, pace time.Duration, sent, r
 
 // TestQueueScaledUnderLoad takes a queue and a copy from three servers to one, while
 // messages are written and taken: each is taken, and stored once. With roundsVariable
-// also a queue that is on a server that leaves, under more load, and so many times.
+// also a queue of which all is on servers that leave, under more load, and so many times.
 func TestQueueScaledUnderLoad(t *testing.T) {
 	rounds, _ := strconv.Atoi(os.Getenv(roundsVariable))
 	w := newWorld(t, 3)

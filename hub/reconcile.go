@@ -92,7 +92,10 @@ func NewReconciler(c cluster.Cluster, f *Fleet, file string, log *slog.Logger) *
 	r := newReconciler(c, f, file, log)
 	r.metrics, r.follow = f.metrics, f.follow
 	r.writer.yield = f.idle
-	r.writer.wrote = func(result string) { f.metrics.statusWrites.WithLabelValues(result).Inc() }
+	r.writer.wrote = func(result string) {
+		f.worked()
+		f.metrics.statusWrites.WithLabelValues(result).Inc()
+	}
 	return r
 }
 
@@ -190,6 +193,7 @@ func (r *Reconciler) statuses(ctx context.Context) {
 	var due time.Duration
 	for await(ctx, r.statusDirty, r.fleet.Changes(), due) {
 		pause(ctx, min(max(minStatusDelay, time.Duration(len(g.members))*statusDelay), maxStatusDelay))
+		r.writer.yield(ctx)
 		began := time.Now()
 		now, err := g.gather(ctx)
 		switch current := r.current.Load(); {

@@ -171,8 +171,8 @@ func podLost(t *testing.T, f *federation, p plan) {
 }
 
 // scaled takes tokyo from one server to three and back: what is stored there stays,
-// and what comes later arrives. Nothing is written to its streams while they get
-// more or fewer replicas, because then NATS may lose messages (ADR 20).
+// and what comes later arrives. Nothing is written to its streams meanwhile: that
+// is tested in broker/statefulset (TestQueueScaledUnderLoad, ADR 22).
 func scaled(t *testing.T, f *federation, p plan) {
 	for _, n := range []int32{3, 1} {
 		f.scale(t, p, n)

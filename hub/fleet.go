@@ -40,7 +40,6 @@ type Fleet struct {
 	// wave tells of a plan that concerns many members: until when, at most, it is
 	// being sent; lastSent is when something was, in Unix nanoseconds both.
 	wave, lastSent atomic.Int64
-	work           atomic.Uint64 // see tidy
 
 	mu       sync.RWMutex
 	plan     *topology.Plan // nil before the first Publish

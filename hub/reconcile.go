@@ -92,10 +92,7 @@ func NewReconciler(c cluster.Cluster, f *Fleet, file string, log *slog.Logger) *
 	r := newReconciler(c, f, file, log)
 	r.metrics, r.follow = f.metrics, f.follow
 	r.writer.yield = f.idle
-	r.writer.wrote = func(result string) {
-		f.worked()
-		f.metrics.statusWrites.WithLabelValues(result).Inc()
-	}
+	r.writer.wrote = func(result string) { f.metrics.statusWrites.WithLabelValues(result).Inc() }
 	return r
 }
 

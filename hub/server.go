@@ -125,7 +125,7 @@ func (s *server) serve(ctx context.Context, l net.Listener) error {
 	var pushing sync.WaitGroup
 	pushes, stopPushing := context.WithCancel(context.WithoutCancel(ctx))
 	pushing.Go(func() { s.fleet.outbox.run(pushes, s.push) })
-	pushing.Go(func() { s.fleet.tidy(pushes) })
+	pushing.Go(func() { tidy(pushes) })
 	defer pushing.Wait()
 	defer stopPushing()
 	tick := time.NewTicker(s.fleet.heartbeat)

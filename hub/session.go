@@ -67,7 +67,6 @@ func (f *Fleet) open(id identity, h *federationv1.Hello) (*session, *federationv
 	if err := f.outdated(id.cluster, h); err != nil {
 		return nil, nil, err
 	}
-	f.worked()
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	s := &session{identity: id, last: f.now(), opened: f.now(), ended: make(chan struct{})}
@@ -219,7 +218,6 @@ func (f *Fleet) launch(s *session, plan *topology.Plan, base string, step topolo
 // sent notes that an update went out, in a message of size.
 func (f *Fleet) sent(s *session, u *federationv1.Update, size int) {
 	f.lastSent.Store(f.now().UnixNano())
-	f.worked()
 	f.follow.sent(s.cluster)
 	f.metrics.updates.Inc()
 	f.metrics.bytes.Add(float64(size))

@@ -29,27 +29,64 @@ func Compile(in Input) *Plan { return Recompile(nil, in) }
 // Prev is not changed but for caches that Recompile alone uses: one call at a
 // time may be given the same prev.
 func Recompile(prev *Plan, in Input) *Plan {
-	past := newHistory(prev, in)
 	members := present(in.Members)
 	slices.SortFunc(members, func(a, b *v1alpha1.MemberCluster) int { return strings.Compare(a.Name, b.Name) })
-	topologies, streams, bridges := byAge(in.Topologies, KindTopology, past), byAge(in.Streams, KindStream, past), byAge(in.Bridges, KindBridge, past)
-
-	m := &memo{members: members}
-	if past.prev != nil && past.prev.world.same(topologies, members) {
-		m.world = past.prev.world
-	} else {
-		m.world = newWorld(topologies, members, past)
+	past := newHistory(prev, in)
+	turns := turnsOf(in, past)
+	p := compile(turns, members, past)
+	if len(p.Problems) > 0 {
+		// Who is refused yields from now on to those of the same second who are not, and
+		// is told so at once.
+		past = history{prev: p.memo}
+		if again := turnsOf(in, past); !again.same(turns) {
+			p = compile(again, members, past)
+		}
 	}
-	if past.prev != nil && past.prev.streams.same(m.world, streams) {
-		m.streams = past.prev.streams
-	} else {
-		m.streams = newStreamStage(m.world, streams, past)
-	}
-	m.bridges = newBridgeStage(m.streams, bridges, past)
-	p := assemble(m, past)
-	m.remember(past)
 	p.withhold(prev)
 	p.stand(prev, in.Members)
+	return p
+}
+
+// turns are the objects in the order in which they are taken.
+type turns struct {
+	topologies []*v1alpha1.MessagingTopology
+	streams    []*v1alpha1.Stream
+	bridges    []*v1alpha1.Bridge
+}
+
+func turnsOf(in Input, past history) turns {
+	return turns{byAge(in.Topologies, KindTopology, past), byAge(in.Streams, KindStream, past), byAge(in.Bridges, KindBridge, past)}
+}
+
+func (t turns) same(o turns) bool {
+	return slices.Equal(t.topologies, o.topologies) && slices.Equal(t.streams, o.streams) && slices.Equal(t.bridges, o.bridges)
+}
+
+func compile(t turns, members []*v1alpha1.MemberCluster, past history) *Plan {
+	m := &memo{members: members}
+	if past.prev != nil && past.prev.world.same(t.topologies, members) {
+		m.world = past.prev.world
+	} else {
+		m.world = newWorld(t.topologies, members, past)
+	}
+	if past.prev != nil && past.prev.streams.same(m.world, t.streams) {
+		m.streams = past.prev.streams
+	} else {
+		m.streams = newStreamStage(m.world, t.streams, past)
+	}
+	m.bridges = newBridgeStage(m.streams, t.bridges, past)
+	p := assemble(m, past)
+	m.remember(past)
+	m.rank = map[ObjectRef]int{}
+	for i, o := range t.topologies {
+		m.rank[refOf(KindTopology, o)] = i
+	}
+	for i, o := range t.streams {
+		m.rank[refOf(KindStream, o)] = i
+	}
+	for i, o := range t.bridges {
+		m.rank[refOf(KindBridge, o)] = i
+	}
 	return p
 }
 
@@ -62,6 +99,9 @@ type memo struct {
 	fabrics map[*fabric]*assembled
 	// effective versions of all objects that are in effect.
 	effective map[ObjectRef]metav1.Object
+	// rank is the place of each object among those of its kind, in the order in which
+	// they were taken.
+	rank map[ObjectRef]int
 	// mayHold names the objects of which members may hold something.
 	mayHold map[ObjectRef]bool
 	// before holds, for each frozen member, the versions of its accounts and

@@ -64,6 +64,14 @@ func (h history) effective(ref ObjectRef) metav1.Object {
 	return h.prev.effective[ref]
 }
 
+// rank is the place that an object had among those of its kind; 0 if none is known.
+func (h history) rank(ref ObjectRef) int {
+	if h.prev == nil {
+		return 0
+	}
+	return h.prev.rank[ref]
+}
+
 // mayHold tells whether members may hold something of the object.
 func (h history) mayHold(ref ObjectRef) bool {
 	if h.prev == nil {

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"fmt"
 	"maps"
+	"math"
 	"slices"
 	"strings"
 
@@ -35,14 +36,17 @@ func compareProblems(a, b Problem) int {
 
 // byAge is a sorted copy, the oldest first. Where two objects cannot be, the later
 // one yields. Creation is known to the second: of those of one second, the ones
-// that were in effect before come first, lest one that has just begun be stopped for
-// another; then by name.
+// that were in effect before come first, in the order that they had, lest one that has
+// just begun be stopped for another; then by name.
 func byAge[T metav1.Object](in []T, kind Kind, past history) []T {
 	out := slices.Clone(in)
-	begun := map[types.UID]int{}
+	turn := map[types.UID]int{}
 	for _, o := range in {
-		if was := past.effective(refOf(kind, o)); was != nil && was.GetUID() == o.GetUID() {
-			begun[o.GetUID()] = -1
+		ref := refOf(kind, o)
+		if was := past.effective(ref); was != nil && was.GetUID() == o.GetUID() {
+			turn[o.GetUID()] = past.rank(ref)
+		} else {
+			turn[o.GetUID()] = math.MaxInt
 		}
 	}
 	slices.SortFunc(out, func(a, b T) int {
@@ -53,7 +57,7 @@ func byAge[T metav1.Object](in []T, kind Kind, past history) []T {
 		case tb.Before(&ta):
 			return 1
 		}
-		return cmp.Or(begun[a.GetUID()]-begun[b.GetUID()], strings.Compare(a.GetNamespace(), b.GetNamespace()), strings.Compare(a.GetName(), b.GetName()))
+		return cmp.Or(cmp.Compare(turn[a.GetUID()], turn[b.GetUID()]), strings.Compare(a.GetNamespace(), b.GetNamespace()), strings.Compare(a.GetName(), b.GetName()))
 	})
 	return out
 }

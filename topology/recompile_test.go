@@ -483,24 +483,3 @@ func settledOn(p *Plan) Progress {
 	}
 	return prog
 }
-
-// TestByAge: creation counts first, then what was in effect, then the name.
-func TestByAge(t *testing.T) {
-	t.Parallel()
-	old, ant, bee, cat := &v1alpha1.Bridge{}, &v1alpha1.Bridge{}, &v1alpha1.Bridge{}, &v1alpha1.Bridge{}
-	second := metav1.Unix(100, 0)
-	for name, b := range map[string]*v1alpha1.Bridge{"old": old, "ant": ant, "bee": bee, "cat": cat} {
-		b.Name, b.UID, b.CreationTimestamp = name, types.UID(name), second
-	}
-	old.CreationTimestamp = metav1.Unix(99, 0)
-	another := ant.DeepCopy() // of the same name, deleted since
-	another.UID = "another"
-	past := history{kept: map[ObjectRef]metav1.Object{refOf(KindBridge, cat): cat, refOf(KindBridge, ant): another}}
-	var got []string
-	for _, b := range byAge([]*v1alpha1.Bridge{bee, cat, ant, old}, KindBridge, past) {
-		got = append(got, b.Name)
-	}
-	if want := []string{"old", "cat", "ant", "bee"}; !slices.Equal(got, want) {
-		t.Errorf("the order is %v, want %v", got, want)
-	}
-}

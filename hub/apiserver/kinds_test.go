@@ -220,7 +220,7 @@ func TestDefaults(t *testing.T) {
 	if got := token.Spec.MaxUses; got != 1 {
 		t.Errorf("token: %d uses", got)
 	}
-	wantHub := &v1alpha1.HubAndSpoke{Hubs: "core", Spokes: "edge", Parents: v1alpha1.ParentsOrdered, MaxParents: 2}
+	wantHub := &v1alpha1.HubAndSpoke{Hubs: "core", Spokes: "edge", Parents: v1alpha1.ParentsOrdered, MaxParents: 2, Links: v1alpha1.SpokeLinksSeparate}
 	if diff := cmp.Diff(wantHub, topology.Spec.Links[0].HubAndSpoke); diff != "" {
 		t.Errorf("hubAndSpoke (-want +got):\n%s", diff)
 	}

@@ -41,9 +41,8 @@ lint: ## Check style and import rules with golangci-lint
 	$(SETTINGS) $(TOOL) golangci-lint run ./...
 
 .PHONY: test
-test: ## Run every test with the race detector (needs a C compiler)
-	go test -race -timeout 20m ./...
-	go test -run TestClusterDurable ./broker/embedded
+test: ## Run every test with the race detector, which needs a C compiler (ARGS="-run NAME ./agent")
+	GORACE="suppressions=$(CURDIR)/.race-suppressions $(GORACE)" go test -race -timeout 20m $(or $(ARGS),./...)
 
 .PHONY: e2e
 e2e: build images ## Test on kind clusters (installs docker.io and starts it where none runs; ARGS="-run NAME")

@@ -24,7 +24,8 @@ func TestMain(m *testing.M) {
 	if dir := os.Getenv(childEnv); dir != "" {
 		os.Exit(childMain(dir))
 	}
-	goleak.VerifyTestMain(m)
+	// A stream that waits for its source waits on after its server has ended.
+	goleak.VerifyTestMain(m, goleak.IgnoreTopFunction("github.com/nats-io/nats-server/v2/server.(*stream).trySetupSourceConsumer.func3"))
 }
 
 // testAgent is an agent that runs in the test's process.

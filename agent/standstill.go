@@ -2,16 +2,15 @@ package agent
 
 import (
 	"context"
-	"encoding/json"
 	"fmt"
 	"maps"
 	"slices"
 	"time"
 
-	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 
 	federationv1 "github.com/sealane/sealane/api/federation/v1"
+	"github.com/sealane/sealane/broker/replica"
 )
 
 // A stream can forget what it takes from others (ADR 20): nats-server 2.15.2 drops
@@ -114,7 +113,7 @@ func (f *flows) revive(ctx context.Context, s *federationv1.StreamSpec, info *je
 	log := f.log.With("account", s.Account, "stream", s.Name, "source", silent[i].Stream, "origin", silent[i].Origin, "attempt", st.tries)
 	if info.Config.Replicas > 1 {
 		log.Warn("a stream takes nothing although its origin answers: another replica leads it")
-		err = stepDownStream(ctx, c.nc, s.Name)
+		_, err = replica.Request(ctx, c.nc, "$JS.API.STREAM.LEADER.STEPDOWN."+s.Name, nil) // who leads next sets up all sources
 	} else {
 		log.Warn("a stream takes nothing although its origin answers: its sources are taken away and given back")
 		err = f.feedAnew(ctx, c, s, silent)
@@ -135,24 +134,6 @@ func (c *accountConn) forgotten(ctx context.Context, now time.Time, src *federat
 		return false
 	}
 	return len(silentOrigins(ctx, c.nc, []*federationv1.Source{src})) == 0
-}
-
-// stepDownStream has another replica lead a stream: it sets up all sources.
-func stepDownStream(ctx context.Context, nc *nats.Conn, stream string) error {
-	m, err := nc.RequestWithContext(ctx, "$JS.API.STREAM.LEADER.STEPDOWN."+stream, nil)
-	if err != nil {
-		return err
-	}
-	var answer struct {
-		Error *jetstream.APIError `json:"error"`
-	}
-	if err := json.Unmarshal(m.Data, &answer); err != nil {
-		return err
-	}
-	if answer.Error != nil {
-		return answer.Error
-	}
-	return nil
 }
 
 // feedAnew takes sources away from a stream and gives them back. It goes on after the

@@ -1,10 +1,3 @@
-//go:build !race
-
-// Without the race detector: nats-server 2.15.2 makes the way back of an import
-// when it is first needed, and two connections may need it at once
-// ((*client).addShadowSub, im.rtr). Servers that start beside each other in one
-// process show it now and then.
-
 package embedded
 
 import (

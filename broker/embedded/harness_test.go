@@ -30,7 +30,8 @@ import (
 const testDomain = "test.local"
 
 func TestMain(m *testing.M) {
-	goleak.VerifyTestMain(m)
+	// A stream that waits for its source waits on after its server has ended.
+	goleak.VerifyTestMain(m, goleak.IgnoreTopFunction("github.com/nats-io/nats-server/v2/server.(*stream).trySetupSourceConsumer.func3"))
 }
 
 // eventually polls until f returns nil.

@@ -30,7 +30,8 @@ func TestMain(m *testing.M) {
 	if args := os.Getenv(childVariable); args != "" {
 		os.Exit(child(args))
 	}
-	goleak.VerifyTestMain(m)
+	// A stream that waits for its source waits on after its server has ended.
+	goleak.VerifyTestMain(m, goleak.IgnoreTopFunction("github.com/nats-io/nats-server/v2/server.(*stream).trySetupSourceConsumer.func3"))
 }
 
 func child(args string) int {

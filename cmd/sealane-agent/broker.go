@@ -10,6 +10,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/sealane/sealane/broker/pod"
+	"github.com/sealane/sealane/telemetry"
 )
 
 // newBrokerCommand makes the command that pods of a broker run.
@@ -32,7 +33,7 @@ agent says. The agent starts it in pods; there is no need to do so by hand.`,
 			if o.Name == "" {
 				return usageError{errors.New("the server's name is missing: give it with --name")}
 			}
-			log, err := newLogger(cmd.ErrOrStderr(), level, format)
+			log, err := telemetry.NewLogger(cmd.ErrOrStderr(), level, format)
 			if err != nil {
 				return usageError{err}
 			}

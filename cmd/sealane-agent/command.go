@@ -13,6 +13,7 @@ import (
 	"github.com/spf13/pflag"
 
 	"github.com/sealane/sealane/agent"
+	"github.com/sealane/sealane/telemetry"
 )
 
 const (
@@ -137,7 +138,7 @@ func fromEnvironment(fs *pflag.FlagSet, lookup func(string) (string, bool)) erro
 
 // complete makes the agent's options of what was given.
 func (f *flags) complete(stderr io.Writer) error {
-	log, err := newLogger(stderr, f.level, f.format)
+	log, err := telemetry.NewLogger(stderr, f.level, f.format)
 	if err != nil {
 		return err
 	}
@@ -176,27 +177,4 @@ func (f *flags) complete(stderr io.Writer) error {
 		f.ClientTLS = &tls.Config{MinVersion: tls.VersionTLS12, Certificates: []tls.Certificate{cert}}
 	}
 	return nil
-}
-
-func newLogger(w io.Writer, level, format string) (*slog.Logger, error) {
-	var o slog.HandlerOptions
-	switch level {
-	case "debug":
-		o.Level = slog.LevelDebug
-	case "info":
-		o.Level = slog.LevelInfo
-	case "warn":
-		o.Level = slog.LevelWarn
-	case "error":
-		o.Level = slog.LevelError
-	default:
-		return nil, fmt.Errorf("--log-level %q: expected debug, info, warn or error", level)
-	}
-	switch strings.ToLower(format) {
-	case "text":
-		return slog.New(slog.NewTextHandler(w, &o)), nil
-	case "json":
-		return slog.New(slog.NewJSONHandler(w, &o)), nil
-	}
-	return nil, fmt.Errorf("--log-format %q: expected text or json", format)
 }

@@ -3,13 +3,12 @@ package main
 import (
 	"errors"
 	"fmt"
-	"io"
 	"log/slog"
-	"strings"
 
 	"github.com/spf13/cobra"
 
 	"github.com/sealane/sealane/hub"
+	"github.com/sealane/sealane/telemetry"
 )
 
 const (
@@ -65,7 +64,7 @@ after SIGINT or SIGTERM, 1 if the hub failed, 2 if the command line is wrong.`,
 		SilenceUsage:  true,
 		SilenceErrors: true,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			log, err := newLogger(cmd.ErrOrStderr(), level, format)
+			log, err := telemetry.NewLogger(cmd.ErrOrStderr(), level, format)
 			if err != nil {
 				return usageError{err}
 			}
@@ -99,27 +98,4 @@ after SIGINT or SIGTERM, 1 if the hub failed, 2 if the command line is wrong.`,
 	f.StringVar(&level, "log-level", "info", "least `level` to log: debug, info, warn or error")
 	f.StringVar(&format, "log-format", "text", "`format` of the log: text or json")
 	return cmd
-}
-
-func newLogger(w io.Writer, level, format string) (*slog.Logger, error) {
-	var o slog.HandlerOptions
-	switch level {
-	case "debug":
-		o.Level = slog.LevelDebug
-	case "info":
-		o.Level = slog.LevelInfo
-	case "warn":
-		o.Level = slog.LevelWarn
-	case "error":
-		o.Level = slog.LevelError
-	default:
-		return nil, fmt.Errorf("--log-level %q: expected debug, info, warn or error", level)
-	}
-	switch strings.ToLower(format) {
-	case "text":
-		return slog.New(slog.NewTextHandler(w, &o)), nil
-	case "json":
-		return slog.New(slog.NewJSONHandler(w, &o)), nil
-	}
-	return nil, fmt.Errorf("--log-format %q: expected text or json", format)
 }

@@ -157,18 +157,7 @@ func (n *Node) reload(ctx context.Context, srv *server.Server, s *brokerv1.State
 	if err != nil || sameOptions(n.running, next) {
 		return err
 	}
-	for {
-		err := srv.ReloadOptions(o.build())
-		switch {
-		case err == nil:
-			return nil
-		case strings.Contains(err.Error(), "try again") && ctx.Err() == nil:
-			// A remote that was removed is still connecting; the server has waited a
-			// second already.
-		default:
-			return fmt.Errorf("reload broker: %w", err)
-		}
-	}
+	return reload(ctx, srv, connectPatience, o.build)
 }
 
 // sameOptions tells whether two states differ in nothing that options are made of.

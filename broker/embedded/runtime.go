@@ -330,24 +330,12 @@ func (r *Runtime) reload(ctx context.Context, srv *server.Server, so serverOptio
 	if so.linkWS.enabled() {
 		so.linkWS.port = p.LinkWS
 	}
-	for {
-		err := srv.ReloadOptions(so.build())
-		switch {
-		case err == nil:
-			return false, nil
-		case strings.Contains(err.Error(), "try again"):
-			// A remote that was removed is still connecting; the server has waited a
-			// second already.
-			if ctx.Err() != nil {
-				return false, fmt.Errorf("reload broker: %w", err)
-			}
-		case strings.Contains(err.Error(), "not supported"):
-			r.log.Warn("the broker restarts for a change that it should have been able to reload", "error", err)
-			return r.restart(ctx, srv, so)
-		default:
-			return false, fmt.Errorf("reload broker: %w", err)
-		}
+	err = reload(ctx, srv, connectPatience, so.build)
+	if err != nil && strings.Contains(err.Error(), "not supported") {
+		r.log.Warn("the broker restarts for a change that it should have been able to reload", "error", err)
+		return r.restart(ctx, srv, so)
 	}
+	return false, err
 }
 
 // restart replaces the server. If the new one does not start, the old

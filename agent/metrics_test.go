@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"cmp"
 	"fmt"
 	"io"
 	"net"
@@ -154,5 +155,47 @@ func TestApplyingFails(t *testing.T) {
 		if s := tracer.Start(parent, "update", now); s != nil {
 			t.Errorf("%q is a parent", parent)
 		}
+	}
+}
+
+// TestApplyingSeveral: what came before the last update is followed until it is
+// applied, but for too many.
+func TestApplyingSeveral(t *testing.T) {
+	receiver := telemetrytest.Start(t)
+	tracer, err := telemetry.NewTracer(t.Context(), "sealane-agent", "test", "tokyo", testLog(t))
+	check(t, err)
+	v := &view{parts: map[string]*federationv1.PartStatus{}}
+	var a *applying
+	come := func(name string) {
+		p := accountPart(name)
+		v.parts[p.Id] = &federationv1.PartStatus{Id: p.Id, Hash: p.Hash, State: federationv1.PartStatus_PENDING}
+		u := &federationv1.Update{Upserts: []*federationv1.Part{p}, Traceparent: "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"}
+		a = a.then(follow(newMetrics(), tracer, u, time.Now(), time.Now()))
+	}
+	come("one")
+	come("two")
+	v.parts[federationv1.AccountID("two")].State = federationv1.PartStatus_APPLIED
+	if a.look(v) {
+		t.Error("the first is pending, but nothing is waited for")
+	}
+	v.parts[federationv1.AccountID("one")].State = federationv1.PartStatus_APPLIED
+	if !a.look(v) {
+		t.Error("all is applied, but not the end")
+	}
+	a = nil
+	for i := range maxApplying + 1 {
+		come(fmt.Sprint("many", i))
+	}
+	a.drop("the session is over")
+	tracer.Close()
+	var wrong []string
+	for _, s := range receiver.Spans("update") {
+		if s.Error != "" {
+			wrong = append(wrong, s.Error)
+		}
+	}
+	slices.SortFunc(wrong, func(a, b string) int { return cmp.Compare(len(a), len(b)) })
+	if n := len(receiver.Spans("update")); n != maxApplying+3 || len(wrong) != maxApplying+1 || wrong[0] != "superseded" || wrong[1] != "the session is over" {
+		t.Errorf("%d updates, of which went wrong: %q", n, wrong)
 	}
 }

@@ -151,7 +151,7 @@ type session struct {
 	sent *view
 	// again ends the session, so that the next one may do better; nil: it does not.
 	again <-chan time.Time
-	// applying is the last update, while it is not applied; nil: there is none.
+	// applying are the last updates, while they are not applied; nil: there are none.
 	applying *applying
 }
 
@@ -345,8 +345,7 @@ func (s *session) handle(m *federationv1.HubMessage) error {
 		s.log.Info("new state", "held", now.hash, "changed", len(u.Upserts), "removed", len(u.Removals))
 		journalled := time.Now()
 		s.metrics.journal.Observe(journalled.Sub(came).Seconds())
-		s.applying.drop("superseded")
-		s.applying = follow(s.metrics, s.tracer, u, came, journalled)
+		s.applying = s.applying.then(follow(s.metrics, s.tracer, u, came, journalled))
 		s.pic.hold(now)
 		s.updated()
 		return s.report()

@@ -7,13 +7,20 @@ import (
 	"github.com/sealane/sealane/telemetry"
 )
 
-// maxNoted bounds the failed parts that a trace names.
-const maxNoted = 8
+const (
+	// maxNoted bounds the failed parts that a trace names.
+	maxNoted = 8
+	// maxApplying bounds the updates that are followed at a time.
+	maxApplying = 8
+)
 
 // applying follows one update from the hub until each part of it was applied or has
 // failed: for a histogram and, if the hub wants that, as part of the hub's trace
-// of the change. It is the session's; there is one at a time.
+// of the change. It is the session's.
 type applying struct {
+	// earlier is the update before, while it is followed too; nil: it is not.
+	earlier *applying
+	over    bool
 	metrics *metrics
 	parts   map[string]string // hashes of those that were not settled, by id
 	count   int
@@ -35,9 +42,32 @@ func follow(m *metrics, t *telemetry.Tracer, u *federationv1.Update, came, journ
 	return a
 }
 
+// then follows another update, too: one change may come in several.
+func (a *applying) then(next *applying) *applying {
+	next.earlier = a
+	for n, at := 1, next; at.earlier != nil; n, at = n+1, at.earlier {
+		if n == maxApplying {
+			at.earlier.drop("superseded")
+			at.earlier = nil
+			break
+		}
+	}
+	return next
+}
+
 // look settles what v shows as settled; true: nothing is left to wait for.
 func (a *applying) look(v *view) bool {
 	if a == nil {
+		return true
+	}
+	if a.earlier.look(v) {
+		a.earlier = nil
+	}
+	return a.settle(v) && a.earlier == nil
+}
+
+func (a *applying) settle(v *view) bool {
+	if a.over {
 		return true
 	}
 	now := time.Now()
@@ -68,12 +98,16 @@ func (a *applying) look(v *view) bool {
 
 // drop ends the wait for what is not waited for any more.
 func (a *applying) drop(why string) {
-	if a != nil {
-		a.end(time.Now(), why)
+	now := time.Now()
+	for ; a != nil; a = a.earlier {
+		if !a.over {
+			a.end(now, why)
+		}
 	}
 }
 
 func (a *applying) end(at time.Time, why string) {
+	a.over = true
 	a.span.Child("apply", a.began).Finish(at, why, telemetry.Parts(a.count))
 	a.span.Finish(at, why)
 }

@@ -28,8 +28,14 @@ type follower struct {
 	tracer *telemetry.Tracer // nil: no traces
 	// stages are those of the plan that is about to be published.
 	stages stages
-	// change is that of the plan that is being published, once it concerns a member.
+	// origin is that of the plan that is being published, change its change, once it
+	// concerns a member.
+	origin *origin
 	change *change
+	// latest is the origin of the latest change, rollouts those of what goes to
+	// members in waves, by topology.
+	latest   *origin
+	rollouts map[string]rolloutOrigin
 	// open are the changes that are traced; waits is what each member has yet to do.
 	open  map[*change]struct{}
 	waits map[string]*awaited
@@ -40,11 +46,16 @@ type stages struct {
 	// edited is when the hub learned of the first edit that led to the plan.
 	edited                    time.Time
 	began, gathered, compiled time.Time
+	// cause of the plan, and the revisions that rollouts have as their target, by
+	// topology.
+	cause     cause
+	revisions map[string]string
 }
 
 // change is one plan that concerns members.
 type change struct {
 	stages
+	origin  *origin
 	span    *telemetry.Span
 	members int // that it concerns and that were connected
 	left    int // of them that have not applied it
@@ -61,7 +72,7 @@ type awaited struct {
 }
 
 func newFollower(m *metrics, now func() time.Time) *follower {
-	return &follower{metrics: m, now: now, open: map[*change]struct{}{}, waits: map[string]*awaited{}}
+	return &follower{metrics: m, now: now, rollouts: map[string]rolloutOrigin{}, open: map[*change]struct{}{}, waits: map[string]*awaited{}}
 }
 
 // trace has changes traced from now on.
@@ -75,7 +86,7 @@ func (f *follower) trace(t *telemetry.Tracer) {
 func (f *follower) publishing(s stages) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	f.stages, f.change = s, nil
+	f.stages, f.change, f.origin = s, nil, f.originOf(s)
 }
 
 // published ends that plan.
@@ -83,7 +94,7 @@ func (f *follower) published() {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	c := f.change
-	f.stages, f.change = stages{}, nil
+	f.stages, f.change, f.origin = stages{}, nil, nil
 	if c == nil {
 		return
 	}
@@ -96,11 +107,16 @@ func (f *follower) published() {
 func (f *follower) wanted(name string) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	f.leave(name, "superseded")
 	if f.change == nil {
 		f.change = f.begin()
 	}
 	c := f.change
+	if w := f.waits[name]; w != nil && w.change.origin == c.origin {
+		w.span.Note("superseded", f.now())
+		f.leave(name, "")
+	} else {
+		f.leave(name, "superseded")
+	}
 	w := &awaited{change: c, published: f.now()}
 	c.members++
 	c.left++
@@ -112,12 +128,14 @@ func (f *follower) wanted(name string) {
 }
 
 func (f *follower) begin() *change {
-	c := &change{stages: f.stages}
+	c := &change{stages: f.stages, origin: f.origin}
 	if c.edited.IsZero() { // nobody said
 		now := f.now()
-		c.stages = stages{now, now, now, now}
+		c.stages = stages{edited: now, began: now, gathered: now, compiled: now}
+		c.origin = &origin{edited: now}
 	}
-	if c.span = f.tracer.Start("", "change", c.edited); c.span != nil {
+	f.latest, c.origin.last = c.origin, f.now()
+	if c.span = c.origin.span(f.tracer, c.edited); c.span != nil {
 		f.open[c] = struct{}{}
 		c.span.Child("gather", c.began).Finish(c.gathered, "")
 		c.span.Child("compile", c.gathered).Finish(c.compiled, "")

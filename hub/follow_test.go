@@ -69,7 +69,7 @@ func TestFollowChange(t *testing.T) {
 			states = append(states, state(name, account("app", imports...)))
 		}
 		now := time.Now()
-		f.follow.publishing(stages{now.Add(-time.Second), now, now, now})
+		f.follow.publishing(stages{edited: now.Add(-time.Second), began: now, gathered: now, compiled: now, cause: cause{edit: true}})
 		f.Publish(plan(states...))
 		f.follow.published()
 	}

@@ -62,9 +62,8 @@ type Reconciler struct {
 	// metrics and follow are those of the fleet.
 	metrics *metrics
 	follow  *follower
-	// edited is when the first of the events came that the next plan answers, in
-	// Unix nanoseconds; 0: there was none.
-	edited atomic.Int64
+	// causes are of the events that the next plan answers.
+	causes causes
 
 	planDirty, statusDirty chan struct{} // one slot each
 	current                atomic.Pointer[round]
@@ -146,10 +145,7 @@ func (r *Reconciler) plans(ctx context.Context) {
 	inEffect, nowhere := r.keeper.read(ctx)
 	for await(ctx, r.planDirty, nil, 0) {
 		began := time.Now()
-		s := stages{edited: began, began: began}
-		if at := r.edited.Swap(0); at != 0 {
-			s.edited = time.Unix(0, at)
-		}
+		s := r.causes.take(began)
 		in, err := g.gather(ctx)
 		var stage staging
 		if err == nil {
@@ -169,7 +165,7 @@ func (r *Reconciler) plans(ctx context.Context) {
 			return first
 		})
 		inEffect, nowhere = nil, nil
-		s.compiled = r.metrics.phase("compile", s.gathered)
+		s.compiled, s.revisions = r.metrics.phase("compile", s.gathered), stage.revisions()
 		r.metrics.published.Set(float64(s.compiled.UnixNano()) / 1e9)
 		r.metrics.problems.Set(float64(refusedObjects(plan)))
 		r.follow.publishing(s)
@@ -253,18 +249,18 @@ func (r *Reconciler) watch(ctx context.Context) (stop func(), err error) {
 			s()
 		}
 	}
-	replan := func() {
-		r.edited.CompareAndSwap(0, time.Now().UnixNano())
+	replan := func(before, after any) {
+		r.causes.add(causeOf(before, after), time.Now())
 		nudge(r.planDirty)
 	}
 	handler := cache.ResourceEventHandlerFuncs{
-		AddFunc:    func(any) { replan() },
-		DeleteFunc: func(any) { replan() },
+		AddFunc:    func(o any) { replan(nil, o) },
+		DeleteFunc: func(o any) { replan(o, nil) },
 		UpdateFunc: func(before, after any) {
 			a, isA := before.(client.Object)
 			b, isB := after.(client.Object)
 			if !isA || !isB || planDiffers(a, b) {
-				replan()
+				replan(before, after)
 			} else {
 				nudge(r.statusDirty)
 			}

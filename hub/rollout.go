@@ -52,6 +52,16 @@ type rollingOut struct {
 	inEffect *topology.Content
 }
 
+// revisions are those that the objects of topologies with spec.rollout say, by
+// topology.
+func (s staging) revisions() map[string]string {
+	out := make(map[string]string, len(s.rollouts))
+	for name, r := range s.rollouts {
+		out[name] = r.live.revision
+	}
+	return out
+}
+
 func newStager(reader client.Reader) *stager {
 	return &stager{reader: reader, live: map[string]*liveContent{}, decoded: map[types.UID]topology.Content{}}
 }

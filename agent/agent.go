@@ -52,6 +52,8 @@ type Options struct {
 	Log     *slog.Logger
 
 	health *health
+	// proxy is for links; nil: that of the environment.
+	proxy proxyFunc
 }
 
 // Defaults of Options.
@@ -239,7 +241,10 @@ func (o *Options) run(ctx context.Context, dir identityDir, id *identity) (err e
 	m := &member{
 		name: id.name, dataDir: o.DataDir, log: log, rt: rt, keyring: keyring,
 		ident: &atomic.Pointer[identity]{}, holder: holder,
-		work: make(chan struct{}, 1), health: o.health,
+		work: make(chan struct{}, 1), health: o.health, proxy: o.proxy,
+	}
+	if m.proxy == nil {
+		m.proxy = environmentProxy()
 	}
 	m.facts = &factFinder{linkKey: linkKey, advertised: o.Advertise, dataDir: o.DataDir, rt: rt}
 	m.pic = newPicture(m.facts.find())
@@ -247,7 +252,7 @@ func (o *Options) run(ctx context.Context, dir identityDir, id *identity) (err e
 		m.patient, m.secrets = true, o.Kubernetes.secrets(m, o.DataDir)
 	}
 	m.ident.Store(id)
-	m.prober = newProber(rt, m.name, holder, m.pic, log)
+	m.prober = newProber(m)
 	m.links = newLinks(m, linkKey)
 	tracer, err := telemetry.NewTracer(ctx, "sealane-agent", o.Version, m.name, log)
 	if err != nil {

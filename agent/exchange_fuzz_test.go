@@ -48,7 +48,7 @@ func (d *dice) part() *federationv1.Part {
 		}
 		p.Id, p.Spec = federationv1.AccountID(a.Name), &federationv1.Part_Account{Account: a}
 	case 3:
-		l := &federationv1.LinkSpec{Peer: d.name(), Role: federationv1.LinkSpec_Role(d.n(4)), Endpoints: []string{pickOf(d, "a:1", "wss://a:1/x", "a", "http://a:1")}}
+		l := &federationv1.LinkSpec{Peer: d.name(), Role: federationv1.LinkSpec_Role(d.n(4)), Endpoints: []string{pickOf(d, "a:1", "[::1]:1", "a", "http://a:1")}}
 		if d.n(2) == 0 {
 			l.Grant = &federationv1.Grant{Peer: l.Peer, Out: "a.b.c", In: "a.b.c"}
 		}

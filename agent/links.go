@@ -27,6 +27,7 @@ type links struct {
 	key    string // public link key
 	ident  *atomic.Pointer[identity]
 	holder *holder
+	proxy  proxyFunc
 	log    *slog.Logger
 
 	mu sync.Mutex
@@ -49,7 +50,7 @@ type links struct {
 }
 
 func newLinks(m *member, key string) *links {
-	return &links{rt: m.rt, self: m.name, key: key, ident: m.ident, holder: m.holder, log: m.log, draining: map[string]string{}}
+	return &links{rt: m.rt, self: m.name, key: key, ident: m.ident, holder: m.holder, proxy: m.proxy, log: m.log, draining: map[string]string{}}
 }
 
 // linkOutcome says what could not be configured.
@@ -182,12 +183,21 @@ func (l *links) config(h *held) (*broker.Config, map[string]string, map[string]e
 			refused[spec.Peer] = err
 			continue
 		}
+		proxy, err := l.proxy.of(spec.Endpoints)
+		if err != nil {
+			refused[spec.Peer] = err
+			continue
+		}
 		if spec.FailoverGroup != "" {
 			groups[spec.Peer] = spec.FailoverGroup
 		}
-		c.Remotes = append(c.Remotes,
-			broker.Remote{Peer: spec.Peer, Out: true, Endpoints: spec.Endpoints, JWT: spec.Grant.Out, Disabled: idle[spec.Peer], Spoke: spec.Spoke, Shared: spec.Group != nil},
-			broker.Remote{Peer: spec.Peer, Out: false, Endpoints: spec.Endpoints, JWT: spec.Grant.In, Disabled: idle[spec.Peer], Spoke: spec.Spoke, Shared: spec.Group != nil})
+		out := broker.Remote{
+			Peer: spec.Peer, Out: true, Endpoints: spec.Endpoints, Proxy: proxy, JWT: spec.Grant.Out,
+			Disabled: idle[spec.Peer], Spoke: spec.Spoke, Shared: spec.Group != nil,
+		}
+		in := out
+		in.Out, in.JWT = false, spec.Grant.In
+		c.Remotes = append(c.Remotes, out, in)
 	}
 	return c, groups, refused
 }

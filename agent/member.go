@@ -26,6 +26,7 @@ type member struct {
 	// secrets writes the credentials of applications where they run; nil: nowhere.
 	secrets *appSecrets
 	health  *health
+	proxy   proxyFunc // for links
 	// patient tells that the broker's servers are not this process's to start: if they
 	// do not, the agent goes on.
 	patient bool

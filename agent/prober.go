@@ -39,6 +39,7 @@ type prober struct {
 	self   string
 	holder *holder
 	pic    *picture
+	proxy  proxyFunc
 	log    *slog.Logger
 	wakeup chan struct{}
 	nonce  string
@@ -68,11 +69,11 @@ type probed struct {
 	standbyAt time.Time
 }
 
-func newProber(rt broker.Runtime, self string, h *holder, pic *picture, log *slog.Logger) *prober {
+func newProber(m *member) *prober {
 	nonce := make([]byte, 8)
 	_, _ = rand.Read(nonce) // never fails
 	return &prober{
-		rt: rt, self: self, holder: h, pic: pic, log: log,
+		rt: m.rt, self: m.name, holder: m.holder, pic: m.pic, proxy: m.proxy, log: m.log,
 		wakeup: make(chan struct{}, 1), nonce: hex.EncodeToString(nonce),
 		links: map[string]*probed{}, echo: map[string]time.Time{},
 	}
@@ -335,7 +336,7 @@ func (p *prober) check(ctx context.Context, now time.Time, peer string, l *probe
 	l.checking, l.lastCheck = true, now
 	endpoints := l.spec.Endpoints
 	go func() {
-		trouble := dialTrouble(ctx, endpoints)
+		trouble := p.dialTrouble(ctx, endpoints)
 		p.mu.Lock()
 		defer p.mu.Unlock()
 		l.checking = false
@@ -346,27 +347,33 @@ func (p *prober) check(ctx context.Context, now time.Time, peer string, l *probe
 }
 
 // dialTrouble says why the first of the endpoints cannot be reached.
-func dialTrouble(ctx context.Context, endpoints []string) string {
-	addr := strings.TrimPrefix(endpoints[0], "wss://")
-	addr, _, _ = strings.Cut(addr, "/")
+func (p *prober) dialTrouble(ctx context.Context, endpoints []string) string {
+	addr, what, answers := endpoints[0], endpoints[0], "the port answers"
+	if proxy, _ := p.proxy.of(endpoints); proxy != nil { // a wrong one is told of with the link
+		what, answers = what+" through proxy "+proxy.Redacted(), "the proxy answers"
+		addr = proxy.Host
+		if proxy.Port() == "" {
+			addr = net.JoinHostPort(proxy.Hostname(), proxy.Scheme)
+		}
+	}
 	ctx, cancel := context.WithTimeout(ctx, dialCheck)
 	defer cancel()
 	c, err := (&net.Dialer{}).DialContext(ctx, "tcp", addr)
 	if err == nil {
 		c.Close()
-		return endpoints[0] + ": the port answers, but no link comes about (see the log of this member's agent and of the peer's)"
+		return what + ": " + answers + ", but no link comes about (see the log of this member's agent and of the peer's)"
 	}
 	var errno syscall.Errno
 	var dns *net.DNSError
 	switch {
 	case errors.As(err, &errno):
-		return endpoints[0] + ": " + errno.Error()
+		return what + ": " + errno.Error()
 	case errors.As(err, &dns):
-		return endpoints[0] + ": " + dns.Err
+		return what + ": " + dns.Err
 	case errors.Is(err, context.DeadlineExceeded):
-		return endpoints[0] + ": no answer"
+		return what + ": no answer"
 	default:
-		return endpoints[0] + ": " + err.Error()
+		return what + ": " + err.Error()
 	}
 }
 

@@ -203,7 +203,6 @@ func TestValidatePart(t *testing.T) {
 		"source":           source(func(*federationv1.Source) {}),
 		"outlet":           outlet(func(*federationv1.OutletSpec) {}),
 		"dial":             link(func(*federationv1.LinkSpec) {}),
-		"dial a websocket": link(func(l *federationv1.LinkSpec) { l.Endpoints = []string{"wss://h:443/path"} }),
 		"dial IPv6":        link(func(l *federationv1.LinkSpec) { l.Endpoints = []string{"[::1]:1"} }),
 		"accept":           acceptPart("osaka", newUserKey(t)),
 		"account of group": accountPart("rx_@edge"),

@@ -3,7 +3,6 @@ package agent
 import (
 	"fmt"
 	"net"
-	"net/url"
 	"regexp"
 	"strconv"
 	"strings"
@@ -209,18 +208,9 @@ func validateGroup(g *federationv1.LinkGroup) error {
 	return nil
 }
 
-// validateEndpoint checks an address at which a broker accepts links: host:port
-// or wss://host:port/path.
+// validateEndpoint checks an address at which a broker accepts links: host:port.
 func validateEndpoint(e string) error {
-	hostPort := e
-	if strings.Contains(e, "://") {
-		u, err := url.Parse(e)
-		if err != nil || u.Scheme != "wss" || u.User != nil || u.Fragment != "" || u.RawQuery != "" {
-			return fmt.Errorf("endpoint %q: expected host:port or wss://host:port/path", e)
-		}
-		hostPort = u.Host
-	}
-	host, port, err := net.SplitHostPort(hostPort)
+	host, port, err := net.SplitHostPort(e)
 	if err != nil {
 		return fmt.Errorf("endpoint %q: expected host:port", e)
 	}

@@ -13,7 +13,7 @@ import (
 
 // linkTypes are the connections that a link user may open; an ordinary client
 // with a grant is refused.
-var linkTypes = []string{jwt.ConnectionTypeLeafnode, jwt.ConnectionTypeLeafnodeWS}
+var linkTypes = []string{jwt.ConnectionTypeLeafnode}
 
 // LinkDenied are the server's own interfaces, which it offers in every account.
 // The acceptor denies them in the grant, the dialer in its remotes: what only one

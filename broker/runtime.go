@@ -3,6 +3,7 @@ package broker
 import (
 	"context"
 	"crypto/tls"
+	"net/url"
 
 	"github.com/nats-io/jwt/v2"
 	"github.com/nats-io/nats.go"
@@ -38,8 +39,11 @@ type Remote struct {
 	// Out tells the outgoing side (local account tx_PEER) from the incoming one
 	// (local account rx_PEER).
 	Out bool
-	// Endpoints of the peer: host:port, or wss://host:port/path.
+	// Endpoints of the peer, host:port.
 	Endpoints []string
+	// Proxy is the HTTP proxy (http or https, with user and password or neither) through
+	// which they are dialled; nil: none.
+	Proxy *url.URL
 	// JWT is the peer's grant for this side, over Keyring.LinkUser.
 	JWT string
 	// Disabled keeps the remote configured without connecting.

@@ -34,7 +34,7 @@ func TestValidReport(t *testing.T) {
 		r := &federationv1.Report{
 			HeldHash: hash,
 			Parts:    []*federationv1.PartStatus{{Id: "account/a", Hash: hash, State: federationv1.PartStatus_FAILED, Code: "NoSpace"}},
-			Facts:    &federationv1.Facts{LinkKey: key, Endpoints: []string{"a:1", "wss://b:2/p"}, Storage: 1},
+			Facts:    &federationv1.Facts{LinkKey: key, Endpoints: []string{"a:1", "[::1]:2"}, Storage: 1},
 			Grants:   []*federationv1.Grant{{Peer: "p", Key: key, Out: "a.b.c", In: "d.e.f"}},
 			Links:    []*federationv1.LinkHealth{{Peer: "p", State: federationv1.Health_STANDBY}},
 			Flows:    []*federationv1.FlowHealth{{Bridge: "ns/b", Origin: "o", Account: "a", Stream: "S", State: federationv1.Health_UP}},

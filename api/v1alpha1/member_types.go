@@ -36,16 +36,16 @@ type MemberClusterList struct {
 
 // MemberClusterSpec is what the platform team says of a member.
 type MemberClusterSpec struct {
-	// Endpoints are the addresses (host:port, or wss://host:port/path) at which
-	// other members reach this member's broker. When empty, those that its agent
-	// advertises are used. A member with neither only dials.
+	// Endpoints are the addresses (host:port) at which other members reach this
+	// member's broker. When empty, those that its agent advertises are used. A
+	// member with neither only dials.
 	//
 	// +optional
 	// +listType=set
 	// +kubebuilder:validation:MaxItems=16
 	// +kubebuilder:validation:items:MinLength=3
 	// +kubebuilder:validation:items:MaxLength=300
-	// +kubebuilder:validation:items:Pattern=`^(([A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\]):[0-9]{1,5}|wss://([A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\]):[0-9]{1,5}(/[^\s?#]*)?)$`
+	// +kubebuilder:validation:items:Pattern=`^([A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\]):[0-9]{1,5}$`
 	Endpoints []string `json:"endpoints,omitempty"`
 	// Suspended: nothing is sent to the member. It goes on with what it holds, its
 	// links and bridges work, and other members change around it; what it missed

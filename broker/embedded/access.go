@@ -101,9 +101,5 @@ func (r *Runtime) ClientURL() string {
 // LinkPort implements broker.Runtime. It is known from the first Configure on.
 func (r *Runtime) LinkPort() int { return r.chosenPorts().Link }
 
-// LinkWebsocketPort is the port on which links are accepted over websockets; 0:
-// they are not.
-func (r *Runtime) LinkWebsocketPort() int { return r.chosenPorts().LinkWS }
-
 // Version implements broker.Runtime.
 func (r *Runtime) Version() string { return server.VERSION }

@@ -50,7 +50,6 @@ func parseListener(addr string) (listener, error) {
 type ports struct {
 	Client int `json:"client,omitempty"`
 	Link   int `json:"link,omitempty"`
-	LinkWS int `json:"linkWebsocket,omitempty"`
 }
 
 func loadPorts(path string) (ports, error) {

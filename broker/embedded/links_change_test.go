@@ -100,7 +100,7 @@ func TestBadRemote(t *testing.T) {
 	for _, bad := range []broker.Remote{
 		{Peer: "c", Out: true, Endpoints: nil, JWT: b.config.Remotes[0].JWT},
 		{Peer: "c", Out: true, Endpoints: []string{"nowhere"}, JWT: b.config.Remotes[0].JWT},
-		{Peer: "c", Out: true, Endpoints: []string{"wss://user@nowhere"}, JWT: b.config.Remotes[0].JWT},
+		{Peer: "c", Out: true, Endpoints: []string{"user@nowhere:7422"}, JWT: b.config.Remotes[0].JWT},
 		{Peer: "c", Out: true, Endpoints: []string{"nowhere:7422"}, JWT: "x"},
 	} {
 		good := b.config.Remotes
@@ -266,32 +266,6 @@ func TestRemoteBeforeAccount(t *testing.T) {
 	b.setAccounts()
 	addLinkPart(a, &federationv1.LinkSpec{Peer: "b", Role: federationv1.LinkSpec_ACCEPT})
 	a.setAccounts()
-	a.waitLinks(2)
-}
-
-// Links also go over websockets, with the same certificates.
-func TestWebsocketLink(t *testing.T) {
-	ca := newAuthority(t)
-	a, b := newMember(t, ca, "a"), newMember(t, ca, "b")
-	var err error
-	if a.rt, err = New(Options{
-		DataDir: a.dir, ClientListen: "127.0.0.1:0", LinkListen: "127.0.0.1:0", LinkWebsocketListen: "127.0.0.1:0",
-		Keyring: a.keyring, Log: testLogger(t, "a"),
-	}); err != nil {
-		t.Fatal(err)
-	}
-	for _, m := range []*member{a, b} {
-		m.account("app")
-		m.start()
-	}
-	link(t, b, a, fmt.Sprintf("wss://127.0.0.1:%d/some/path", a.rt.LinkWebsocketPort()))
-	a.waitLinks(2)
-	both(a, b, func(p path) { p.forward("app", "orders.>") })
-	exactlyOnce(t, "over websockets", a.app("app"), "orders.1", map[string]*inbox{"b": listen(t, b.app("app"), "orders.>")})
-	a.config.TLS = ca.issue(t, "a", time.Now().Add(time.Hour))
-	if a.configure() {
-		t.Error("a renewal restarted the broker")
-	}
 	a.waitLinks(2)
 }
 

@@ -10,6 +10,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"net/url"
 	"os"
 	"path/filepath"
 	"strings"
@@ -110,7 +111,13 @@ func (n *Node) serverOptions(s *brokerv1.State, name string, bad map[string]stri
 	}
 	used := map[string]bool{}
 	for _, m := range s.Remotes {
-		r := broker.Remote{Peer: m.Peer, Out: m.Out, Endpoints: m.Endpoints, JWT: m.Jwt, Disabled: m.Disabled, Spoke: m.Spoke}
+		r := broker.Remote{Peer: m.Peer, Out: m.Out, Endpoints: m.Endpoints, JWT: m.Jwt, Disabled: m.Disabled, Spoke: m.Spoke, Shared: m.Shared}
+		if m.Proxy != "" {
+			if r.Proxy, err = url.Parse(m.Proxy); err != nil {
+				bad[m.Peer] = err.Error()
+				continue
+			}
+		}
 		// The hub side of a connection has it once for all servers.
 		if r.Out && !r.Spoke && n.opts.Name != s.Servers[0].Name {
 			r.Disabled = true
@@ -175,26 +182,15 @@ func optionsPart(s *brokerv1.State) *brokerv1.State {
 // withSpec is s with what a server that was started with running cannot change.
 func withSpec(s, running *brokerv1.State) *brokerv1.State {
 	next := proto.Clone(s).(*brokerv1.State)
-	old, spec := broker.WithDefaults(running.Spec), broker.WithDefaults(s.Spec)
-	spec.MaxStorage = max(spec.MaxStorage, old.MaxStorage)
-	spec.MaxMemory = max(spec.MaxMemory, old.MaxMemory)
-	spec.SyncAlways = old.SyncAlways
-	next.Spec = spec
+	next.Spec = federationv1.WithoutRestarts(broker.WithDefaults(running.Spec), broker.WithDefaults(s.Spec))
 	return next
 }
 
 // needsNodeRestart says what of s a server that runs with spec cannot reload.
 func needsNodeRestart(running *federationv1.BrokerSpec, s *brokerv1.State) string {
 	var l []string
-	old, spec := broker.WithDefaults(running), broker.WithDefaults(s.Spec)
-	if spec.MaxStorage < old.MaxStorage {
-		l = append(l, "storage is lowered")
-	}
-	if spec.MaxMemory < old.MaxMemory {
-		l = append(l, "memory is lowered")
-	}
-	if spec.SyncAlways != old.SyncAlways {
-		l = append(l, "durability is changed")
+	for _, why := range federationv1.Restarts(broker.WithDefaults(running), broker.WithDefaults(s.Spec)) {
+		l = append(l, string(why))
 	}
 	return strings.Join(l, ", ")
 }

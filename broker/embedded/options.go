@@ -44,7 +44,6 @@ type serverOptions struct {
 	storeDir  string
 	client    listener
 	link      listener
-	linkWS    listener
 	clientTLS *tls.Config
 	remotes   []*server.RemoteLeafOpts
 	// cluster is what makes the server one of several; nil: it stands alone.
@@ -111,11 +110,6 @@ func (o serverOptions) build() *server.Options {
 		// stands in between can route by the name in the handshake.
 		so.LeafNode.TLSHandshakeFirst = true
 	}
-	if o.linkWS.enabled() {
-		so.Websocket.Host, so.Websocket.Port = o.linkWS.host, o.linkWS.port
-		so.Websocket.TLSConfig = acceptTLS(o.config.TLS)
-		so.Websocket.HandshakeTimeout = time.Duration(leafTLSSeconds) * time.Second
-	}
 	so.LeafNode.Remotes = cloneRemotes(o.remotes)
 	if o.cluster != nil {
 		o.cluster.apply(so)
@@ -163,16 +157,15 @@ func remoteOptions(account string, c broker.Config, r broker.Remote, creds strin
 	}
 	t := linkTLS(c.TLS)
 	t.ServerName = federationv1.MemberDNSName(c.TrustDomain, r.Peer)
-	return &server.RemoteLeafOpts{
-		LocalAccount: account,
-		URLs:         urls,
-		NoRandomize:  true,
-		Credentials:  creds,
-		TLS:          true,
-		TLSConfig:    t,
-		TLSTimeout:   leafTLSSeconds,
-		// A websocket begins with its handshake anyway.
-		TLSHandshakeFirst: urls[0].Scheme == "tls",
+	ro := &server.RemoteLeafOpts{
+		LocalAccount:      account,
+		URLs:              urls,
+		NoRandomize:       true,
+		Credentials:       creds,
+		TLS:               true,
+		TLSConfig:         t,
+		TLSTimeout:        leafTLSSeconds,
+		TLSHandshakeFirst: true,
 		// Between single servers the tx side of a directed link is its hub side, whoever
 		// dials: a member in transit then is never a spoke on both of the connections
 		// that it joins. Of an acceptor with more servers only some would be connected.
@@ -183,38 +176,29 @@ func remoteOptions(account string, c broker.Config, r broker.Remote, creds strin
 		Disabled:                r.Disabled,
 		RequestIsolation:        r.Shared && !r.Out,
 		Compression:             compression,
-	}, nil
+	}
+	if p := r.Proxy; p != nil {
+		ro.Proxy.URL = (&url.URL{Scheme: p.Scheme, Host: p.Host}).String()
+		ro.Proxy.Username = p.User.Username()
+		ro.Proxy.Password, _ = p.User.Password()
+	}
+	return ro, nil
 }
 
-// endpointURLs reads endpoints. NATS cannot mix websocket and plain addresses in
-// one remote: where there are plain ones, they are used.
+// endpointURLs reads endpoints.
 func endpointURLs(endpoints []string) ([]*url.URL, error) {
-	var plain, ws []*url.URL
+	var urls []*url.URL
 	for _, e := range endpoints {
-		if rest, ok := strings.CutPrefix(e, "wss://"); ok {
-			u, err := url.Parse("wss://" + rest)
-			if err != nil || u.Hostname() == "" || u.User != nil || u.RawQuery != "" || u.Fragment != "" {
-				return nil, fmt.Errorf("endpoint %q is not wss://HOST[:PORT][/PATH]", e)
-			}
-			if u.Port() == "" {
-				u.Host = net.JoinHostPort(u.Hostname(), "443")
-			}
-			ws = append(ws, u)
-			continue
-		}
 		host, port, err := net.SplitHostPort(e)
 		if n, perr := strconv.Atoi(port); err != nil || host == "" || perr != nil || n <= 0 || n > 65535 || strings.ContainsAny(host, "/@?# ") {
-			return nil, fmt.Errorf("endpoint %q is not HOST:PORT or wss://HOST[:PORT][/PATH]", e)
+			return nil, fmt.Errorf("endpoint %q is not HOST:PORT", e)
 		}
-		plain = append(plain, &url.URL{Scheme: "tls", Host: e})
+		urls = append(urls, &url.URL{Scheme: "tls", Host: e})
 	}
-	if len(plain) > 0 {
-		return plain, nil
+	if len(urls) == 0 {
+		return nil, errors.New("the peer has no endpoints")
 	}
-	if len(ws) > 0 {
-		return ws, nil
-	}
-	return nil, errors.New("the peer has no endpoints")
+	return urls, nil
 }
 
 func cloneRemotes(rs []*server.RemoteLeafOpts) []*server.RemoteLeafOpts {

@@ -29,9 +29,6 @@ type Options struct {
 	ClientListen string
 	// LinkListen is where links are accepted; empty: they are not. Port 0 as above.
 	LinkListen string
-	// LinkWebsocketListen is where links are accepted over websockets (a peer's
-	// wss:// endpoint); empty: they are not. Port 0 as above.
-	LinkWebsocketListen string
 	// ClientTLS is the TLS of ClientListen; nil: none.
 	ClientTLS *tls.Config
 	// Keyring holds the member's keys.
@@ -47,7 +44,6 @@ type Runtime struct {
 	operator *jwt.OperatorClaims
 	client   listener
 	link     listener
-	linkWS   listener
 	dir      string
 
 	// turn is held by whatever changes the server; the fields below are its.
@@ -83,7 +79,7 @@ func New(o Options) (*Runtime, error) {
 	for _, l := range []struct {
 		name, addr string
 		to         *listener
-	}{{"client", o.ClientListen, &r.client}, {"link", o.LinkListen, &r.link}, {"link websocket", o.LinkWebsocketListen, &r.linkWS}} {
+	}{{"client", o.ClientListen, &r.client}, {"link", o.LinkListen, &r.link}} {
 		var err error
 		if *l.to, err = parseListener(l.addr); err != nil {
 			return nil, fmt.Errorf("%s listener %q: %w", l.name, l.addr, err)
@@ -187,7 +183,7 @@ func (r *Runtime) check(c broker.Config) error {
 	switch {
 	case c.Cluster == "":
 		return errors.New("configure broker: the member's name is missing")
-	case c.TLS == nil && (r.link.enabled() || r.linkWS.enabled() || len(c.Remotes) > 0):
+	case c.TLS == nil && (r.link.enabled() || len(c.Remotes) > 0):
 		return errors.New("configure broker: links need TLS")
 	case c.TLS != nil && (c.TLS.InsecureSkipVerify || c.TLS.RootCAs == nil):
 		return errors.New("configure broker: links need the federation's authority to verify peers")
@@ -200,7 +196,7 @@ func (r *Runtime) check(c broker.Config) error {
 func (r *Runtime) serverOptions(c broker.Config) (so serverOptions, creds map[string]bool, bad []error) {
 	so = serverOptions{
 		config: c, operator: r.operator, storeDir: r.storeDir(), clientTLS: r.opts.ClientTLS,
-		client: r.client, link: r.link, linkWS: r.linkWS,
+		client: r.client, link: r.link,
 	}
 	creds = map[string]bool{}
 	for _, remote := range c.Remotes {
@@ -246,7 +242,6 @@ func (r *Runtime) start(ctx context.Context, so serverOptions) error {
 	chosen := r.chosenPorts()
 	so.client.resolve(chosen.Client)
 	so.link.resolve(chosen.Link)
-	so.linkWS.resolve(chosen.LinkWS)
 	resolver, err := newResolver(r.jwtDir())
 	if err != nil {
 		return err
@@ -302,7 +297,7 @@ func (r *Runtime) notePorts(srv *server.Server) error {
 	if err != nil {
 		return err
 	}
-	p := ports{Client: v.Port, Link: v.LeafNode.Port, LinkWS: v.Websocket.Port}
+	p := ports{Client: v.Port, Link: v.LeafNode.Port}
 	if p == r.chosenPorts() {
 		return nil
 	}
@@ -326,9 +321,6 @@ func (r *Runtime) reload(ctx context.Context, srv *server.Server, so serverOptio
 	so.client.port = p.Client
 	if so.link.enabled() {
 		so.link.port = p.Link
-	}
-	if so.linkWS.enabled() {
-		so.linkWS.port = p.LinkWS
 	}
 	err = reload(ctx, srv, connectPatience, so.build)
 	if err != nil && strings.Contains(err.Error(), "not supported") {

@@ -60,9 +60,13 @@ func (c *composer) compose(w wanted) (s *brokerv1.State, errs map[string]error, 
 		return nil, nil, err
 	}
 	for _, r := range w.config.Remotes {
-		s.Remotes = append(s.Remotes, &brokerv1.Remote{
-			Peer: r.Peer, Out: r.Out, Endpoints: r.Endpoints, Jwt: r.JWT, Disabled: r.Disabled, Spoke: r.Spoke,
-		})
+		m := &brokerv1.Remote{
+			Peer: r.Peer, Out: r.Out, Endpoints: r.Endpoints, Jwt: r.JWT, Disabled: r.Disabled, Spoke: r.Spoke, Shared: r.Shared,
+		}
+		if r.Proxy != nil {
+			m.Proxy = r.Proxy.String()
+		}
+		s.Remotes = append(s.Remotes, m)
 	}
 	slices.SortStableFunc(s.Remotes, func(a, b *brokerv1.Remote) int {
 		switch {

@@ -355,13 +355,16 @@ func (x *Account) GetToken() string {
 
 // Remote is one leaf connection to a peer.
 type Remote struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Peer          string                 `protobuf:"bytes,1,opt,name=peer,proto3" json:"peer,omitempty"`
-	Out           bool                   `protobuf:"varint,2,opt,name=out,proto3" json:"out,omitempty"`
-	Endpoints     []string               `protobuf:"bytes,3,rep,name=endpoints,proto3" json:"endpoints,omitempty"`
-	Jwt           string                 `protobuf:"bytes,4,opt,name=jwt,proto3" json:"jwt,omitempty"`
-	Disabled      bool                   `protobuf:"varint,5,opt,name=disabled,proto3" json:"disabled,omitempty"`
-	Spoke         bool                   `protobuf:"varint,6,opt,name=spoke,proto3" json:"spoke,omitempty"`
+	state     protoimpl.MessageState `protogen:"open.v1"`
+	Peer      string                 `protobuf:"bytes,1,opt,name=peer,proto3" json:"peer,omitempty"`
+	Out       bool                   `protobuf:"varint,2,opt,name=out,proto3" json:"out,omitempty"`
+	Endpoints []string               `protobuf:"bytes,3,rep,name=endpoints,proto3" json:"endpoints,omitempty"`
+	Jwt       string                 `protobuf:"bytes,4,opt,name=jwt,proto3" json:"jwt,omitempty"`
+	Disabled  bool                   `protobuf:"varint,5,opt,name=disabled,proto3" json:"disabled,omitempty"`
+	Spoke     bool                   `protobuf:"varint,6,opt,name=spoke,proto3" json:"spoke,omitempty"`
+	Shared    bool                   `protobuf:"varint,7,opt,name=shared,proto3" json:"shared,omitempty"`
+	// URL of the HTTP proxy through which the endpoints are dialled; empty: none.
+	Proxy         string `protobuf:"bytes,8,opt,name=proxy,proto3" json:"proxy,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -436,6 +439,20 @@ func (x *Remote) GetSpoke() bool {
 		return x.Spoke
 	}
 	return false
+}
+
+func (x *Remote) GetShared() bool {
+	if x != nil {
+		return x.Shared
+	}
+	return false
+}
+
+func (x *Remote) GetProxy() string {
+	if x != nil {
+		return x.Proxy
+	}
+	return ""
 }
 
 type Server struct {
@@ -1531,14 +1548,16 @@ const file_broker_v1_broker_proto_rawDesc = "" +
 	"\aAccount\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x10\n" +
 	"\x03key\x18\x02 \x01(\tR\x03key\x12\x14\n" +
-	"\x05token\x18\x03 \x01(\tR\x05token\"\x90\x01\n" +
+	"\x05token\x18\x03 \x01(\tR\x05token\"\xbe\x01\n" +
 	"\x06Remote\x12\x12\n" +
 	"\x04peer\x18\x01 \x01(\tR\x04peer\x12\x10\n" +
 	"\x03out\x18\x02 \x01(\bR\x03out\x12\x1c\n" +
 	"\tendpoints\x18\x03 \x03(\tR\tendpoints\x12\x10\n" +
 	"\x03jwt\x18\x04 \x01(\tR\x03jwt\x12\x1a\n" +
 	"\bdisabled\x18\x05 \x01(\bR\bdisabled\x12\x14\n" +
-	"\x05spoke\x18\x06 \x01(\bR\x05spoke\"2\n" +
+	"\x05spoke\x18\x06 \x01(\bR\x05spoke\x12\x16\n" +
+	"\x06shared\x18\a \x01(\bR\x06shared\x12\x14\n" +
+	"\x05proxy\x18\b \x01(\tR\x05proxy\"2\n" +
 	"\x06Server\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x14\n" +
 	"\x05route\x18\x02 \x01(\tR\x05route\"\xd7\x02\n" +

@@ -59,8 +59,9 @@ type MemberChange struct {
 	Effects []Effect
 	// Before and After are what the member's streams reserve.
 	Before, After Reservation
-	// Frozen says why the member is sent no removals for now, if there are any.
-	Frozen string
+	// Frozen says why the member is sent no removals for now, if there are any, and
+	// Guarded that there are so many that somebody has to permit them.
+	Frozen, Guarded string
 }
 
 // PartChange is a part that differs. One of its versions may be nil.
@@ -107,8 +108,8 @@ func (c *LinkChange) Action() Action {
 	return ActionChange
 }
 
-// Preview compares two plans. It is a function of what members are to hold, of the
-// links and of the problems; who made the plans and from what does not matter.
+// Preview compares two plans. It is a function of what members are to hold, those
+// that are staged what they keep, of the links and of the problems; who made the plans and from what does not matter.
 func Preview(before, after *Plan) *Changes {
 	c := &Changes{}
 	names := slices.Collect(maps.Keys(after.Members))
@@ -119,7 +120,7 @@ func Preview(before, after *Plan) *Changes {
 	}
 	slices.Sort(names)
 	for _, name := range names {
-		old, now := before.Members[name], after.Members[name]
+		old, now := before.Desired(name), after.Desired(name)
 		if old == now || old != nil && now != nil && old.Hash == now.Hash {
 			continue
 		}
@@ -132,6 +133,7 @@ func Preview(before, after *Plan) *Changes {
 		if slices.ContainsFunc(m.Parts, func(p PartChange) bool { return p.takesAway() }) {
 			m.Frozen = after.Frozen[name]
 		}
+		m.Guarded = after.guarded(&m, old, now)
 		c.Members = append(c.Members, m)
 	}
 	c.Links = compareLinks(before, after, c)

@@ -30,7 +30,7 @@ func diffCommand(env *environment) *cobra.Command {
 		Long: `Compare what members should hold with what they report.
 
 What each member should hold is compiled from the hub's resources, as the hub
-does. It is compared with the member's reported state: whether it holds it, which
+does; where a topology was rolled back or undone, from the revision in effect. It is compared with the member's reported state: whether it holds it, which
 parts are not applied and why, and which links and durable flows do not work.
 Nothing is printed if all is as it should be. Refused resources, of which no member
 should hold anything, are listed too unless members are named.
@@ -49,7 +49,15 @@ cannot be told.`,
 			if err := knownMembers(s, args); err != nil {
 				return &exitStatus{diffUnknown, err}
 			}
-			d := difference(s, topology.Compile(s.Input()), args)
+			revisions, err := hub.Revisions(c.Context(), s.Input())
+			if err != nil {
+				return &exitStatus{diffUnknown, fmt.Errorf("cannot tell what rollouts keep in effect: %w", hub.Explain(err))}
+			}
+			inEffect, err := topology.EffectiveOf(s.Input(), revisions)
+			if err != nil {
+				return &exitStatus{diffUnknown, fmt.Errorf("cannot tell: %w", err)}
+			}
+			d := difference(s, inEffect.Plan, args)
 			switch output.value {
 			case "json":
 				err = printJSON(env.out, d)

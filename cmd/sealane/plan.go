@@ -6,7 +6,9 @@ import (
 	"os"
 
 	"github.com/spf13/cobra"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 
+	"github.com/sealane/sealane/api/v1alpha1"
 	"github.com/sealane/sealane/cmd/sealane/hubapi"
 	"github.com/sealane/sealane/topology"
 )
@@ -41,12 +43,14 @@ the hub's API (a dry run: schema and rules on fields). Then all of them are
 compiled together with the resources that the hub has, as the hub does.
 Shown is what is added (+), changed (~), removed (-) or left behind (<) on each
 member, which links come, go or blink, which clients notice, and what storage
-streams reserve.
+streams reserve. It begins with what is in effect: where a rollout keeps an older
+revision, that is said. Removals that the hub holds back until they are permitted
+are named.
 
 Where this user may read but not change an object, or its namespace does not
 exist yet, the API does not check it, and the output says so. --offline asks no
 hub at all: the members and other resources as they are now come from --live
-(the output of kubectl get mtop,member,mstream,mbridge -A -o yaml); without it
+(the output of kubectl get mtop,member,mstream,mbridge,mrev -A -o yaml); without it
 there are none, and members may be in FILE. Then only fields that do not exist
 are found, not values that the API would refuse.
 
@@ -106,10 +110,11 @@ func makePlan(c *cobra.Command, env *environment, o *planOptions) (*planReport, 
 		return nil, err
 	}
 	var (
-		before topology.Input
-		known  []hubapi.Manifest
-		api    hubapi.API
-		hub    *hubapi.Hub
+		before    topology.Input
+		revisions []v1alpha1.TopologyRevision
+		known     []hubapi.Manifest
+		api       hubapi.API
+		hub       *hubapi.Hub
 	)
 	explain := func(err error) error { return err }
 	if o.offline {
@@ -117,6 +122,9 @@ func makePlan(c *cobra.Command, env *environment, o *planOptions) (*planReport, 
 			wish.Namespace = "default"
 		}
 		if known, _, err = hubapi.ReadManifests(o.live, o.recursive, os.Stdin); err != nil {
+			return nil, err
+		}
+		if known, revisions, err = hubapi.TakeRevisions(known); err != nil {
 			return nil, err
 		}
 		if before, err = hubapi.ParseInput(known, wish.Namespace); err != nil {
@@ -134,6 +142,9 @@ func makePlan(c *cobra.Command, env *environment, o *planOptions) (*planReport, 
 			return nil, err
 		}
 		before, api, explain = s.Input(), hub, hub.Explain
+		if revisions, err = hub.Revisions(c.Context(), before); err != nil && !apierrors.IsForbidden(err) {
+			return nil, hub.Explain(err)
+		}
 	}
 	for _, d := range o.deletions {
 		ref, err := hubapi.ParseRef(d, wish.Namespace)
@@ -147,14 +158,22 @@ func makePlan(c *cobra.Command, env *environment, o *planOptions) (*planReport, 
 		return nil, explain(err)
 	}
 	// As the hub does: what a refused edit would break goes on as it was.
-	old := topology.Compile(before)
-	now := topology.Recompile(old, rehearsed.Input)
+	old, err := topology.EffectiveOf(before, revisions)
+	if err != nil {
+		return nil, err
+	}
+	now, err := old.Once(rehearsed.Input)
+	if err != nil {
+		return nil, err
+	}
 	for _, m := range o.members {
-		if now.Members[m] == nil && old.Members[m] == nil {
+		if now.Plan.Members[m] == nil && old.Plan.Members[m] == nil {
 			return nil, fmt.Errorf("no member %q", m)
 		}
 	}
-	r := reportPlan(topology.Preview(old, now), rehearsed)
-	r.addNotes(old, ignored)
+	r := reportPlan(topology.Preview(old.Plan, now.Plan), rehearsed)
+	r.addRollouts(old, now, rehearsed.Input)
+	r.addHeld(before.Members)
+	r.addNotes(old.Plan, ignored)
 	return r, nil
 }

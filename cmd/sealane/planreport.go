@@ -31,7 +31,13 @@ type planReport struct {
 	Others  []planProblem `json:"otherProblems,omitempty"`
 	Solved  []planProblem `json:"solvedProblems,omitempty"`
 	Waiting []planProblem `json:"waiting,omitempty"`
-	Notes   []string      `json:"notes,omitempty"`
+	// Rollouts that keep something else in effect than objects say, or by which what
+	// is planned goes to members.
+	Rollouts []planRollout `json:"rollouts,omitempty"`
+	// HeldRemovals are those that the guard against mass removal holds back today.
+	// Those that it will hold back stand at the members.
+	HeldRemovals []planHeld `json:"heldRemovals,omitempty"`
+	Notes        []string   `json:"notes,omitempty"`
 }
 
 type planObject struct {
@@ -54,8 +60,10 @@ type planMember struct {
 	Parts   []planPart   `json:"parts"`
 	Effects []planEffect `json:"effects,omitempty"`
 	Storage planStorage  `json:"storage"`
-	// HeldBack says why removals wait.
-	HeldBack string `json:"heldBack,omitempty"`
+	// HeldBack says why removals wait. NeedsPermission: somebody has to permit them
+	// ("sealane allow-removal").
+	HeldBack        string `json:"heldBack,omitempty"`
+	NeedsPermission bool   `json:"needsPermission,omitempty"`
 
 	change *topology.MemberChange
 }
@@ -153,7 +161,7 @@ func problem(p topology.Problem) planProblem {
 }
 
 func reportMember(m *topology.MemberChange) planMember {
-	out := planMember{Name: m.Cluster, HeldBack: m.Frozen, Storage: planStorage{reserved(m.Before), reserved(m.After)}, change: m}
+	out := planMember{Name: m.Cluster, HeldBack: strings.Join(slices.DeleteFunc([]string{m.Frozen, m.Guarded}, func(s string) bool { return s == "" }), "; "), NeedsPermission: m.Guarded != "", Storage: planStorage{reserved(m.Before), reserved(m.After)}, change: m}
 	for _, p := range m.Parts {
 		out.Parts = append(out.Parts, planPart{p.ID, string(p.Action()), fieldsOf(p)})
 	}
@@ -201,8 +209,11 @@ func (r *planReport) judge(c *topology.Changes) {
 	if edited > 0 {
 		say = append(say, "resources "+strings.Join(resources, ", "))
 	}
-	parts, restarts, links := map[topology.Action]int{}, 0, map[topology.Action]int{}
+	parts, restarts, guarded, links := map[topology.Action]int{}, 0, 0, map[topology.Action]int{}
 	for _, m := range c.Members {
+		if m.Guarded != "" {
+			guarded++
+		}
 		for _, p := range m.Parts {
 			parts[p.Action()]++
 		}
@@ -219,6 +230,7 @@ func (r *planReport) judge(c *topology.Changes) {
 	} else {
 		say = append(say, "no member changes")
 	}
+	add(guarded, "member keeps what goes until that is permitted", "members keep what goes until that is permitted")
 	add(restarts, "broker restarts", "brokers restart")
 	add(links[topology.ActionAdd], "link comes", "links come")
 	add(links[topology.ActionRemove], "link goes", "links go")

@@ -48,6 +48,8 @@ func printPlan(env *environment, r *planReport, members []string) {
 	buffered := *env
 	buffered.out = &text
 	p := planPrinter{&buffered}
+	p.rollouts(r)
+	p.held(r)
 	if len(members) > 0 {
 		p.inFull(r, members)
 	} else {

@@ -17,6 +17,7 @@ import (
 	"github.com/nats-io/nats-server/v2/server"
 	"google.golang.org/protobuf/proto"
 
+	federationv1 "github.com/sealane/sealane/api/federation/v1"
 	"github.com/sealane/sealane/broker"
 )
 
@@ -228,10 +229,7 @@ func equalConfig(a, b broker.Config) bool {
 
 // needsRestart knows what NATS cannot reload.
 func needsRestart(from, to broker.Config) bool {
-	return from.Cluster != to.Cluster ||
-		to.Spec.GetMaxStorage() < from.Spec.GetMaxStorage() ||
-		to.Spec.GetMaxMemory() < from.Spec.GetMaxMemory() ||
-		to.Spec.GetSyncAlways() != from.Spec.GetSyncAlways()
+	return from.Cluster != to.Cluster || len(federationv1.Restarts(from.Spec, to.Spec)) > 0
 }
 
 // start runs a new server on the accounts in the book.

@@ -107,18 +107,19 @@ func effects(m *MemberChange, servers int32) []Effect {
 	return out
 }
 
-// brokerEffects knows what NATS cannot reload (broker/embedded knows it too, and
-// decides), and what clients notice of what it can.
+// brokerEffects says what clients notice of what NATS cannot reload, and of what it
+// can.
 func brokerEffects(before, after *federationv1.BrokerSpec, servers int32, note func(EffectKind, string, ...any)) {
 	var why []string
-	if after.MaxStorage < before.MaxStorage {
-		why = append(why, fmt.Sprintf("storage is lowered from %s to %s", Bytes(before.MaxStorage), Bytes(after.MaxStorage)))
-	}
-	if after.MaxMemory < before.MaxMemory {
-		why = append(why, fmt.Sprintf("memory is lowered from %s to %s", Bytes(before.MaxMemory), Bytes(after.MaxMemory)))
-	}
-	if after.SyncAlways != before.SyncAlways {
-		why = append(why, "durability is changed")
+	for _, restart := range federationv1.Restarts(before, after) {
+		switch restart {
+		case federationv1.RestartStorage:
+			why = append(why, fmt.Sprintf("%s from %s to %s", restart, Bytes(before.MaxStorage), Bytes(after.MaxStorage)))
+		case federationv1.RestartMemory:
+			why = append(why, fmt.Sprintf("%s from %s to %s", restart, Bytes(before.MaxMemory), Bytes(after.MaxMemory)))
+		default:
+			why = append(why, string(restart))
+		}
 	}
 	if len(why) > 0 {
 		reasons := strings.Join(why, ", ")

@@ -247,7 +247,9 @@ func (e *enrolment) claim(ctx context.Context, a applicant, labels map[string]st
 		switch {
 		case created:
 			m = &v1alpha1.MemberCluster{ObjectMeta: metav1.ObjectMeta{Name: a.cluster, Labels: labels, Finalizers: []string{v1alpha1.LeaveFinalizer}}}
-			err = e.writer.Create(ctx, m)
+			if err = e.writer.Create(ctx, m); err == nil {
+				e.untrack(ctx, m)
+			}
 		case err == nil && m.Status.Identity == nil && addLabels(m, labels):
 			err = e.writer.Update(ctx, m)
 		}
@@ -267,6 +269,18 @@ func (e *enrolment) claim(ctx context.Context, a applicant, labels map[string]st
 		}
 		return err
 	}))
+}
+
+// untrack takes off a member that was just created who wrote which of its fields.
+// The API server then notes that no more, unless somebody applies the object on the
+// server's side: it would be a third of the object, and some of the work of writing its
+// status, which the hub does for every member and change. Nothing depends on it.
+func (e *enrolment) untrack(ctx context.Context, m *v1alpha1.MemberCluster) {
+	m.ManagedFields = []metav1.ManagedFieldsEntry{{}} // that is how it is asked for
+	if err := e.writer.Update(ctx, m); err != nil {
+		m.ManagedFields = nil
+		e.log.Debug("who wrote the fields of a member is noted with it", "member", m.Name, "error", err)
+	}
 }
 
 // reissue notes the new certificate of a member that has the key already. It

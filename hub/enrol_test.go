@@ -39,6 +39,9 @@ func TestEnrol(t *testing.T) {
 	}
 	m := h.member(t, name)
 	equal(t, "labels", m.Labels, map[string]string{"region": "eu"})
+	if len(m.ManagedFields) > 0 {
+		t.Errorf("who wrote the fields of the member is noted: %v", m.ManagedFields)
+	}
 	equal(t, "identity", m.Status.Identity, &v1alpha1.MemberIdentity{
 		KeyHash: keyHash(cert.RawSubjectPublicKeyInfo), NotAfter: metav1.NewTime(cert.NotAfter.Local()), Token: token.Name,
 	})

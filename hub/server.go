@@ -38,6 +38,10 @@ const (
 	// planTimeout how long a Hello waits for the first plan of a hub that starts.
 	helloTimeout = 10 * time.Second
 	planTimeout  = 10 * time.Second
+	// pingTime is after how long of silence a connection is asked whether it lives. An
+	// open session is ended sooner by its missing heartbeats: this is for what has none,
+	// and rare because looking wakes a goroutine of each connection.
+	pingTime = 3 * time.Minute
 	// stopTimeout bounds the wait for calls that are under way at the end.
 	stopTimeout = 5 * time.Second
 )
@@ -83,7 +87,7 @@ func newServer(f *Fleet, a *Authority, ids *identities, names []string, log *slo
 		grpc.StaticConnWindowSize(streamWindow),
 		grpc.ReadBufferSize(0), // TLS has one
 		grpc.WriteBufferSize(writeBuffer),
-		grpc.KeepaliveParams(keepalive.ServerParameters{Time: 30 * time.Second, Timeout: 10 * time.Second, MaxConnectionIdle: time.Minute}),
+		grpc.KeepaliveParams(keepalive.ServerParameters{Time: pingTime, Timeout: 10 * time.Second, MaxConnectionIdle: time.Minute}),
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: 5 * time.Second, PermitWithoutStream: true}),
 	)
 	federationv1.RegisterFederationServer(s.grpc, s)
@@ -293,12 +297,33 @@ func (s *server) run(stream syncStream, session *session, welcome *federationv1.
 	if err := stream.Send(&federationv1.HubMessage{Body: &federationv1.HubMessage_Welcome{Welcome: welcome}}); err != nil {
 		return err
 	}
+	hangUp, err := hangUpOf(stream.Context())
+	if err != nil {
+		return err
+	}
 	session.line.open(stream)
 	defer session.line.close()
 	s.fleet.outbox.done(session)
-	go s.receive(stream, session)
-	<-session.ended
-	return session.err
+	session.onEnd(hangUp)
+	return s.receive(stream, session)
+}
+
+// hangUpOf returns what ends a stream with a status, and so the receive in which its
+// handler waits. A receive that is cut short in any other way tells the agent of that
+// instead, and to wait for the end elsewhere takes another goroutine for each member.
+// gRPC ends streams by the same call when their handler returns, which then does nothing.
+func hangUpOf(ctx context.Context) (func(error), error) {
+	s, ok := grpc.ServerTransportStreamFromContext(ctx).(interface{ WriteStatus(*status.Status) error })
+	if !ok {
+		return nil, status.Error(codes.Internal, "this version of gRPC cannot end a stream from outside")
+	}
+	return func(err error) {
+		st, ok := status.FromError(err)
+		if !ok {
+			st = status.FromContextError(err)
+		}
+		_ = s.WriteStatus(st) // the agent sees that the connection is gone
+	}, nil
 }
 
 // push sends what may be sent to a session's member.
@@ -322,8 +347,8 @@ func (s *server) push(session *session) {
 	s.fleet.sent(session, u, p.size)
 }
 
-// receive takes what the agent says until the stream is over.
-func (s *server) receive(stream syncStream, session *session) {
+// receive takes what the agent says until the stream is over, and returns why it is.
+func (s *server) receive(stream syncStream, session *session) error {
 	pace := newPace(s.fleet.metrics)
 	for {
 		m, err := judged(stream.Recv())
@@ -331,16 +356,13 @@ func (s *server) receive(stream syncStream, session *session) {
 			err = s.fleet.handle(session, m)
 		}
 		if errors.Is(err, io.EOF) {
-			session.end(nil) // the agent says goodbye
-			return
+			return nil // the agent says goodbye
 		}
 		if err != nil {
-			session.end(err)
-			return
+			return err
 		}
 		if pace.wait(stream.Context(), proto.Size(m)) != nil {
-			session.end(stream.Context().Err())
-			return
+			return stream.Context().Err()
 		}
 	}
 }

@@ -45,17 +45,40 @@ type session struct {
 	turn turn // guarded by the outbox
 	line line
 
-	endOnce sync.Once
-	ended   chan struct{}
-	err     error // why it ended; read after ended is closed
+	ended  chan struct{}
+	err    error // why it ended; read after ended is closed
+	ending sync.Mutex
+	// hangUp tells the agent how the session ended; nil while there is no stream.
+	hangUp func(error)
 }
 
-// end ends the session; the agent is told err. Only the first call counts.
+// end ends the session; the agent is told err. Only the first call counts. It never
+// waits for the agent.
 func (s *session) end(err error) {
-	s.endOnce.Do(func() {
-		s.err = err
-		close(s.ended)
-	})
+	s.ending.Lock()
+	defer s.ending.Unlock()
+	select {
+	case <-s.ended:
+		return
+	default:
+	}
+	s.err = err
+	close(s.ended)
+	if s.hangUp != nil {
+		s.hangUp(err)
+	}
+}
+
+// onEnd has hangUp called when the session ends: at once if it has.
+func (s *session) onEnd(hangUp func(error)) {
+	s.ending.Lock()
+	defer s.ending.Unlock()
+	s.hangUp = hangUp
+	select {
+	case <-s.ended:
+		hangUp(s.err)
+	default:
+	}
 }
 
 // open starts the session of a member. A session that it has already is ended:

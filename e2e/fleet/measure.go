@@ -105,7 +105,7 @@ func (b *bench) change(ctx context.Context, rounds int, members []string, write 
 			return nil, err
 		}
 		stop()
-		if err := b.hub.mark(ctx); err != nil {
+		if err := errors.Join(b.hub.mark(ctx), b.hub.mark(ctx)); err != nil { // what follows is another profile
 			return nil, err
 		}
 		if err := b.hub.quiet(ctx); err != nil {
@@ -113,6 +113,9 @@ func (b *bench) change(ctx context.Context, rounds int, members []string, write 
 		}
 		done, err := b.hub.cpu()
 		if err != nil {
+			return nil, err
+		}
+		if err := b.hub.mark(ctx); err != nil {
 			return nil, err
 		}
 		after, err := b.hub.sample(ctx)
@@ -356,6 +359,9 @@ func (b *bench) rest(ctx context.Context, d time.Duration) (float64, error) {
 	if err := b.hub.quiet(ctx); err != nil {
 		return 0, err
 	}
+	if err := b.hub.mark(ctx); err != nil {
+		return 0, err
+	}
 	used, err := b.hub.cpu()
 	if err != nil {
 		return 0, err
@@ -367,7 +373,7 @@ func (b *bench) rest(ctx context.Context, d time.Duration) (float64, error) {
 	case <-time.After(d):
 	}
 	now, err := b.hub.cpu()
-	return float64(now-used) / float64(time.Since(began)), err
+	return float64(now-used) / float64(time.Since(began)), errors.Join(err, b.hub.mark(ctx))
 }
 
 // load is the machine's load average of the last minute.

@@ -20,8 +20,8 @@ import (
 
 // profiledHub, as first argument, makes of this program a hub like sealane-hub. A
 // SIGUSR1 begins a profile of its processor time, or a trace of its execution, and a
-// second one ends it, with a profile of its memory as of the last collection; so on with further ones. What is
-// begun and ended is counted in a file, for who waits for it.
+// second one ends it, with profiles of its memory as of the last collection and of its goroutines; so on with
+// further ones. What is begun and ended is counted in a file, for who waits for it.
 const profiledHub = "hub-with-profile"
 
 // profileRate is how often in a second it is looked what runs: what is measured is
@@ -85,7 +85,7 @@ func (p *profiles) run(ctx context.Context) error {
 			return err
 		}
 		next(ctx, usr)
-		if err := errors.Join(end(), p.heap(n), p.mark()); err != nil {
+		if err := errors.Join(end(), p.write("heap", n), p.write("goroutine", n), p.mark()); err != nil {
 			return err
 		}
 	}
@@ -106,12 +106,12 @@ func (p *profiles) begin(n int) (end func() error, err error) {
 	return func() error { stop(); return f.Close() }, start(f)
 }
 
-func (p *profiles) heap(n int) error {
-	f, err := os.Create(filepath.Join(p.dir, fmt.Sprintf("heap-%03d.pprof", n)))
+func (p *profiles) write(what string, n int) error {
+	f, err := os.Create(filepath.Join(p.dir, fmt.Sprintf("%s-%03d.pprof", what, n)))
 	if err != nil {
 		return err
 	}
-	return errors.Join(pprof.WriteHeapProfile(f), f.Close())
+	return errors.Join(pprof.Lookup(what).WriteTo(f, 0), f.Close())
 }
 
 func next(ctx context.Context, c <-chan os.Signal) bool {

@@ -2,9 +2,12 @@ package agent
 
 import (
 	"cmp"
+	"context"
 	"errors"
 	"fmt"
 	"log/slog"
+	"path/filepath"
+	"time"
 
 	"github.com/sealane/sealane/broker"
 	"github.com/sealane/sealane/broker/embedded"
@@ -17,6 +20,9 @@ const DefaultClusterDomain = "cluster.local"
 
 // fieldManager is the owner of what the agent writes into objects.
 const fieldManager = "sealane-agent"
+
+// recallTimeout bounds how long a start waits for the API server.
+const recallTimeout = 5 * time.Second
 
 // KubernetesOptions say how the broker runs as pods beside the agent's.
 type KubernetesOptions struct {
@@ -63,10 +69,16 @@ func (o *Options) runtime(member string, keyring *broker.Keyring, log *slog.Logg
 	}
 	place, err := statefulset.NewCluster(statefulset.ClusterOptions{
 		Client: k.Client, Namespace: k.Namespace, Member: member, Domain: k.ClusterDomain,
-		Owner: k.Owner, TemplateFile: k.Template, Log: log,
+		Owner: k.Owner, TemplateFile: k.Template, ReachFile: filepath.Join(o.DataDir, "broker", "reach.json"), Log: log,
 	})
 	if err != nil {
 		return nil, err
+	}
+	// It is asked again every few seconds, so an API server that is away stops nothing.
+	ctx, cancel := context.WithTimeout(context.Background(), recallTimeout)
+	defer cancel()
+	if err := place.Recall(ctx); err != nil {
+		log.Warn("it is not known yet where peers reach this member", "error", err)
 	}
 	return statefulset.New(statefulset.Options{DataDir: o.DataDir, Member: member, Keyring: keyring, Place: place, Log: log})
 }

@@ -205,7 +205,6 @@ func TestWrongValues(t *testing.T) {
 		{"agent", member[:4], []string{"token: the first start", "sealane token create"}},
 		{"agent", append(slices.Clone(member[:4]), "--set", "token=abc"), []string{"/token", "slj1"}},
 		{"agent", append(slices.Clone(member), "--set", "tokenSecret.name=x"), []string{"exclude each other"}},
-		{"agent", append(slices.Clone(member), "--set", "broker.linkService.type=NodePort"), []string{"advertise: with broker.linkService.type NodePort"}},
 		{"agent", append(slices.Clone(member), "--set", "broker.linkService.enabled=false", "--set", "advertise={a:1}"), []string{"nothing accepts links"}},
 		{"agent", append(slices.Clone(member), "--set", "metrics.enabled=false", "--set", "serviceMonitor.enabled=true"), []string{"serviceMonitor: there are no metrics"}},
 		{"agent", append(slices.Clone(member), "--set", "broker.volume.whenDeleted=Never"), []string{"/broker/volume/whenDeleted", "Retain"}},

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"net"
 	"strconv"
 	"sync"
@@ -30,7 +31,10 @@ type ClusterOptions struct {
 	Owner string
 	// TemplateFile is read whenever objects are made.
 	TemplateFile string
-	Log          *slog.Logger
+	// ReachFile keeps what is known of the link Service's addresses while the agent is
+	// away; empty: nothing is kept.
+	ReachFile string
+	Log       *slog.Logger
 }
 
 // Cluster is a Place in a namespace of a Kubernetes cluster.
@@ -40,8 +44,7 @@ type Cluster struct {
 	mu       sync.Mutex
 	template *Template
 	owner    kube.Object
-	// endpoints of the link Service, as far as its status says.
-	endpoints []string
+	reach    reach
 	// ips are the addresses of pods, by host name.
 	ips map[string]string
 	// warned is what was last said of claims.
@@ -140,7 +143,7 @@ func (c *Cluster) Apply(ctx context.Context, n int, boot []byte) error {
 		}
 	}
 	c.growClaims(ctx, n, t.Volume.Size)
-	return c.findEndpoints(ctx, t)
+	return c.findEndpoints(ctx, t, n)
 }
 
 // ownerReference refers to the agent's StatefulSet, which has the same uid for as
@@ -202,6 +205,7 @@ type serverPod struct {
 	}
 	Status struct {
 		PodIP      string
+		HostIP     string
 		Conditions []struct{ Type, Status, Message string }
 
 		ContainerStatuses []struct {
@@ -219,6 +223,7 @@ func (c *Cluster) Servers(ctx context.Context) ([]Server, error) {
 		return nil, err
 	}
 	var servers []Server
+	nodes := map[int]string{}
 	for n := range *set.Spec.Replicas {
 		var p serverPod
 		err := c.Client.Get(ctx, podKind, c.Namespace, c.Address(n).Name, &p)
@@ -231,7 +236,16 @@ func (c *Cluster) Servers(ctx context.Context) ([]Server, error) {
 			servers = append(servers, p.server(set))
 		}
 		c.noteIP(n, p.Status.PodIP)
+		if p.Status.HostIP != "" {
+			nodes[n] = p.Status.HostIP
+		}
 	}
+	c.learnReach(func(r *reach) {
+		if r.Nodes == nil {
+			r.Nodes = map[int]string{}
+		}
+		maps.Copy(r.Nodes, nodes)
+	})
 	return servers, nil
 }
 
@@ -309,41 +323,4 @@ func (c *Cluster) growClaims(ctx context.Context, n int, size string) {
 		c.Log.Warn("volumes cannot have the size that the template asks for", "size", size, "error", problem)
 	}
 	c.warned = problem
-}
-
-// findEndpoints looks where peers reach the link Service.
-func (c *Cluster) findEndpoints(ctx context.Context, t *Template) error {
-	var l []string
-	if *t.LinkService.Enabled && t.LinkService.Type == "LoadBalancer" {
-		var svc struct {
-			Status struct {
-				LoadBalancer struct {
-					Ingress []struct{ IP, Hostname string }
-				}
-			}
-		}
-		if err := c.Client.Get(ctx, serviceKind, c.Namespace, linksName, &svc); err != nil {
-			return err
-		}
-		for _, i := range svc.Status.LoadBalancer.Ingress {
-			if host := i.Hostname + i.IP; host != "" {
-				if i.Hostname != "" {
-					host = i.Hostname
-				}
-				l = append(l, net.JoinHostPort(host, strconv.Itoa(t.LinkService.Port)))
-			}
-		}
-	}
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.endpoints = l
-	return nil
-}
-
-// Endpoints are the addresses at which peers reach the links, as far as the
-// cluster knows: those of a load balancer.
-func (c *Cluster) Endpoints() []string {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	return c.endpoints
 }

@@ -143,6 +143,8 @@ type fakeAPI struct {
 	mu      sync.Mutex
 	objects map[string]map[string]any
 	calls   []string
+	// choose completes the link Service; nil: it stays as it was applied.
+	choose func(map[string]any)
 }
 
 func (f *fakeAPI) ServeHTTP(w http.ResponseWriter, r *http.Request) {
@@ -161,6 +163,9 @@ func (f *fakeAPI) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		}
 		if have == nil || strings.HasPrefix(r.Header.Get("Content-Type"), "application/apply") {
 			f.objects[path] = o
+			if f.choose != nil && strings.HasSuffix(path, "/services/"+linksName) {
+				f.choose(o)
+			}
 		}
 	case http.MethodDelete, http.MethodGet:
 		if have == nil {
@@ -230,7 +235,7 @@ func TestCluster(t *testing.T) {
 
 	links := "/api/v1/namespaces/ns/services/sealane-links"
 	api.objects[links]["status"] = map[string]any{"loadBalancer": map[string]any{"ingress": []any{map[string]any{"ip": "192.0.2.1"}, map[string]any{"hostname": "lb.example.com"}}}}
-	if err := c.findEndpoints(ctx, c.current()); err != nil {
+	if err := c.findEndpoints(ctx, c.current(), 2); err != nil {
 		t.Fatal(err)
 	}
 	if d := cmp.Diff([]string{"192.0.2.1:7422", "lb.example.com:7422"}, c.Endpoints()); d != "" {

@@ -45,9 +45,6 @@ app.kubernetes.io/managed-by: sealane-agent
 {{- fail "token: the first start of a member needs a join token: on the hub, \"sealane token create --cluster NAME -o token\"; give it as token, or in a Secret as tokenSecret.name" -}}
 {{- end -}}
 {{- $links := .Values.broker.linkService -}}
-{{- if and $links.enabled (eq $links.type "NodePort") (not .Values.advertise) -}}
-{{- fail "advertise: with broker.linkService.type NodePort say as NODE:PORT what other members dial: a node's address, or one in front of the nodes, and broker.linkService.nodePort. A member that only dials needs no linkService: set broker.linkService.enabled=false" -}}
-{{- end -}}
 {{- if and .Values.advertise (not $links.enabled) -}}
 {{- fail "advertise: nothing accepts links, because broker.linkService.enabled is false" -}}
 {{- end -}}

@@ -41,8 +41,8 @@ func TestRollout(t *testing.T) {
 	f := newFederation(t)
 	f.join("a", "b", "c")
 	world := topology(mesh("all"), "a", "b", "c")
-	one := intstr.FromInt32(1)
-	world.Spec.Rollout = &v1alpha1.Rollout{Size: &one, BakeSeconds: 1, Rollback: v1alpha1.DecisionAutomatic}
+	one, grace := intstr.FromInt32(1), int32(3)
+	world.Spec.Rollout = &v1alpha1.Rollout{Size: &one, BakeSeconds: 1, FailureGraceSeconds: &grace, Rollback: v1alpha1.DecisionAutomatic}
 	orders := &v1alpha1.Stream{ObjectMeta: named("orders"), Spec: v1alpha1.StreamSpec{
 		Account: "app", Name: "ORDERS", Subjects: []string{"orders.>"}, Placement: at("a"),
 	}}

@@ -115,9 +115,9 @@ func (s *stage) readyRevision(name string) {
 func TestRolloutGoesInWaves(t *testing.T) {
 	s := newStage(t)
 	s.settled()
-	one := intstr.FromInt32(1)
+	one, none := intstr.FromInt32(1), int32(0)
 	s.edit(func(t *v1alpha1.MessagingTopology) {
-		t.Spec.Rollout = &v1alpha1.Rollout{Size: &one, Rollback: v1alpha1.DecisionAutomatic, History: 5}
+		t.Spec.Rollout = &v1alpha1.Rollout{Size: &one, Rollback: v1alpha1.DecisionAutomatic, FailureGraceSeconds: &none, History: 5}
 	})
 	first := s.rolled(v1alpha1.RolloutComplete, "")
 	s.readyRevision(first.Current)

@@ -86,6 +86,8 @@ type Plan struct {
 	// Staged are the members that keep an older state for now, because no wave of a
 	// rollout has reached them, and that state; see WithStaged.
 	Staged map[string]*MemberState
+	// Awaits says of staged members which wave of which rollout is to reach them.
+	Awaits map[string]string
 	// InRollout names all members of the topologies of which some are staged.
 	InRollout map[string]bool
 

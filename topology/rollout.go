@@ -92,13 +92,17 @@ const (
 	settle = second
 )
 
+// usualGrace is how many seconds the budget must be exceeded where nothing is said.
+const usualGrace = 30
+
 // Advance is the next state of a rollout, and in how many microseconds to ask again
 // although nothing changed; 0: never. The caller writes the status before it acts on it.
 //
 // A wave begins when every member of the waves before is ready (see readiness),
 // but for so many that failed as the budget allows, and was for the bake time. A
-// member that is not ready after the deadline has failed. Over the budget no
-// further wave begins, for good: somebody has to say so, or change the objects.
+// member that is not ready after the deadline has failed. Over the budget, once the
+// grace has passed, no further wave begins, for good: somebody has to say so, or
+// change the objects.
 func Advance(in RolloutInput) (v1alpha1.RolloutStatus, int64) {
 	t, spec := in.Topology, in.Topology.Spec.Rollout
 	st := t.Status.Rollout
@@ -138,7 +142,7 @@ func Advance(in RolloutInput) (v1alpha1.RolloutStatus, int64) {
 		if !resumed(t, st) {
 			return next, 0
 		}
-		next.State, next.Attempt, next.WaveStarted, next.ReadySince = v1alpha1.RolloutProgressing, next.Attempt+1, &in.Now, nil
+		next.State, next.Attempt, next.WaveStarted, next.ReadySince, next.FailingSince = v1alpha1.RolloutProgressing, next.Attempt+1, &in.Now, nil, nil
 	}
 	if in.Base == nil {
 		return next, 0 // not planned yet
@@ -189,9 +193,24 @@ func (in RolloutInput) step(spec *v1alpha1.Rollout, next v1alpha1.RolloutStatus)
 	}
 	next.Members = fmt.Sprintf("%d/%d", n, len(all))
 	budget := portion(spec.Budget, "0", len(all), false)
+	failing := next.FailingSince
+	next.FailingSince = nil
 	switch {
 	case len(failed) > budget:
-		return in.over(spec, next, fmt.Sprintf("%s failed, where %d may: %s", count(len(failed), "member"), budget, first(failed, "; "))), 0
+		if failing == nil {
+			failing = &in.Now
+		}
+		grace := int64(usualGrace)
+		if spec.FailureGraceSeconds != nil {
+			grace = int64(*spec.FailureGraceSeconds)
+		}
+		why := fmt.Sprintf("%s failed, where %d may: %s", count(len(failed), "member"), budget, first(failed, "; "))
+		if left := failing.UnixMicro() + grace*second - now; left > 0 {
+			next.State, next.ReadySince, next.FailingSince = v1alpha1.RolloutProgressing, nil, failing
+			next.Message = fmt.Sprintf("wave %d stops the rollout if that lasts for %d s: %s", next.Wave, grace, why)
+			return next, left
+		}
+		return in.over(spec, next, why), 0
 	case len(pending) > 0:
 		next.State, next.ReadySince = v1alpha1.RolloutProgressing, nil
 		next.Message = fmt.Sprintf("wave %d waits for %s: %s", next.Wave, count(len(pending), "member"), first(pending, "; "))

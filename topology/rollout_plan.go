@@ -2,6 +2,7 @@ package topology
 
 import (
 	"cmp"
+	"fmt"
 	"maps"
 	"slices"
 	"strings"
@@ -29,7 +30,7 @@ type Stage struct {
 // staged member gets a new key, address or peer's grant shows in both.
 func (p *Plan) WithStaged(base *Plan, stages []Stage, members []*v1alpha1.MemberCluster) *Plan {
 	out := *p
-	out.Staged, out.InRollout = map[string]*MemberState{}, map[string]bool{}
+	out.Staged, out.InRollout, out.Awaits = map[string]*MemberState{}, map[string]bool{}, map[string]string{}
 	for _, s := range stages {
 		all := membersOf(s.Topology.Name, p, base)
 		staged := false
@@ -42,6 +43,9 @@ func (p *Plan) WithStaged(base *Plan, stages []Stage, members []*v1alpha1.Member
 		}
 		for _, name := range all {
 			out.InRollout[name] = out.InRollout[name] || staged
+		}
+		if staged {
+			s.tell(out.Awaits, concerned(s.Topology, p, base, members))
 		}
 	}
 	maps.DeleteFunc(out.InRollout, func(_ string, in bool) bool { return !in })
@@ -59,6 +63,34 @@ func (p *Plan) WithStaged(base *Plan, stages []Stage, members []*v1alpha1.Member
 		}
 	}
 	return &out
+}
+
+// tell says of the members that the rollout has not reached which wave will reach
+// them, if as many are concerned then as now, and why it does not begin.
+func (s Stage) tell(awaits map[string]string, all []v1alpha1.RolloutPosition) {
+	wave, why := int32(0), ""
+	if st := s.Topology.Status.Rollout; st != nil && s.Through != nil {
+		wave = st.Wave
+		switch st.State {
+		case v1alpha1.RolloutPaused, v1alpha1.RolloutAwaitingApproval, v1alpha1.RolloutOverBudget:
+			why = ", which is " + string(st.State)
+		}
+	}
+	spec := s.Topology.Spec.Rollout
+	if spec == nil {
+		return
+	}
+	next := 0
+	for next < len(all) && reached(all[next], s.Through) {
+		next++
+	}
+	for next < len(all) {
+		wave++
+		text := fmt.Sprintf("waits for wave %d of the rollout of topology %s%s", wave, s.Topology.Name, why)
+		for last := waveEnd(spec, all, next); next <= last; next++ {
+			awaits[all[next].Member] = text
+		}
+	}
 }
 
 // feedsStaged tells whether a part is a stream from which an outlet of the member
@@ -125,11 +157,14 @@ func newSequence(t *v1alpha1.MessagingTopology, members []*v1alpha1.MemberCluste
 		return s
 	}
 	for _, step := range t.Spec.Rollout.Order {
-		selector, names := step.Selector, []string(nil)
+		selector, names := step.Selector, map[string]bool{}
 		if step.Group != "" {
 			for _, g := range t.Spec.Groups {
 				if g.Name == step.Group {
-					selector, names = g.Selector, g.Clusters
+					selector = g.Selector
+					for _, name := range g.Clusters {
+						names[name] = true
+					}
 				}
 			}
 		}
@@ -138,7 +173,7 @@ func newSequence(t *v1alpha1.MessagingTopology, members []*v1alpha1.MemberCluste
 			matches = sel // nil selects nothing
 		}
 		s.steps = append(s.steps, func(m *v1alpha1.MemberCluster) bool {
-			return slices.Contains(names, m.Name) || matches.Matches(labels.Set(m.Labels))
+			return names[m.Name] || matches.Matches(labels.Set(m.Labels))
 		})
 	}
 	return s
@@ -173,12 +208,17 @@ func nextWave(r *v1alpha1.Rollout, all []v1alpha1.RolloutPosition, through *v1al
 	if from < 0 {
 		return nil
 	}
+	return &all[waveEnd(r, all, from)]
+}
+
+// waveEnd is the index of the last member of the wave that begins at an index.
+func waveEnd(r *v1alpha1.Rollout, all []v1alpha1.RolloutPosition, from int) int {
 	size := max(1, portion(r.Size, "25%", len(all), true))
 	to := from
 	for to+1 < len(all) && to+1-from < size && all[to+1].Step == all[from].Step {
 		to++
 	}
-	return &all[to]
+	return to
 }
 
 // portion is a number, or a percentage of n.

@@ -51,8 +51,8 @@ type reach struct {
 	// missing are the ids that are not applied.
 	missing []string
 	refusal string
-	// suspended: what is missing is not sent.
-	suspended bool
+	// suspended: what is missing is not sent. Staged: not before its wave.
+	suspended, staged bool
 }
 
 func (r reach) done() bool { return r.joined && r.applied == r.total }
@@ -67,7 +67,7 @@ func (s *summary) reach(cluster string, ids []string) reach {
 		return r
 	}
 	r.connected, r.known, r.refusal = m.Connected, m.Held != nil, m.Refusal
-	r.suspended = s.plan.Standing[cluster].Suspended
+	r.suspended, r.staged = s.plan.Standing[cluster].Suspended, s.plan.Staged[cluster] != nil
 	for _, id := range ids {
 		if want := desired.Part(id); want != nil {
 			r.look(m, id, want.Part.Hash)
@@ -90,7 +90,7 @@ func (s *summary) reachWhole(cluster string) reach {
 		if m != nil {
 			r.connected, r.known, r.refusal = m.Connected, m.Held != nil, m.Refusal
 		}
-		r.suspended = s.plan.Standing[cluster].Suspended
+		r.suspended, r.staged = s.plan.Standing[cluster].Suspended, s.plan.Staged[cluster] != nil
 		for _, want := range desired.Parts {
 			r.look(m, want.Part.Id, want.Part.Hash)
 		}
@@ -117,6 +117,7 @@ type tally struct {
 	absent      []string
 	pending     []string
 	suspended   []string
+	staged      []string
 	// disconnected: all that are; behind: those of them that are known to lack
 	// something; lost: those of which nothing is known.
 	disconnected, behind, lost []string
@@ -141,6 +142,8 @@ func (t *tally) add(name string, m *MemberProgress, r reach) {
 		t.failed = append(t.failed, name+": "+r.failure(m))
 	case r.suspended:
 		t.suspended = append(t.suspended, name)
+	case r.connected && r.staged:
+		t.staged = append(t.staged, name)
 	case r.connected:
 		t.pending = append(t.pending, name)
 	case r.known:
@@ -183,6 +186,9 @@ func (t *tally) pendings(withAbsent bool) []finding {
 	}
 	if len(t.pending) > 0 {
 		out = append(out, finding{reason: v1alpha1.ReasonPending, text: "not applied yet: " + firstNames(t.pending)})
+	}
+	if len(t.staged) > 0 {
+		out = append(out, finding{reason: v1alpha1.ReasonAwaitingWave, text: "no wave of the rollout has reached " + firstNames(t.staged)})
 	}
 	if len(t.suspended) > 0 {
 		out = append(out, finding{reason: v1alpha1.ReasonSuspended, text: "suspended, and not applied there: " + firstNames(t.suspended)})

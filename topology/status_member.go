@@ -168,6 +168,10 @@ func (s *summary) memberPendings(name string, r reach) []finding {
 	if s.plan.Standing[name].Suspended && len(coming)+len(going) > 0 {
 		return append(out, finding{reason: v1alpha1.ReasonSuspended, text: fmt.Sprintf("suspended: %s to come and %d to go are not sent", count(len(coming), "part"), len(going))})
 	}
+	if s.plan.Staged[name] != nil && len(coming)+len(going) > 0 {
+		text := cmp.Or(s.plan.Awaits[name], "waits for a wave of a rollout")
+		return append(out, finding{reason: v1alpha1.ReasonAwaitingWave, text: fmt.Sprintf("%s: %s to come and %d to go", text, count(len(coming), "part"), len(going))})
+	}
 	if blocked, _, gone, held := (order{plan: s.plan, prog: s.prog}).heldBack(name); blocked {
 		out = append(out, finding{reason: v1alpha1.ReasonRemovalHeld, text: fmt.Sprintf(
 			"%d of %d parts would be removed, which is held back: if it is meant, say so with \"sealane allow-removal %s\"", gone, held, name)})

@@ -95,6 +95,8 @@ const (
 	ReasonNotAccepted = "NotAccepted"
 	// ReasonPending: members have not reported this generation yet.
 	ReasonPending = "Pending"
+	// ReasonAwaitingWave: a rollout has not reached the member yet.
+	ReasonAwaitingWave = "AwaitingWave"
 	// ReasonMembersDisconnected: members that must apply it are not connected.
 	ReasonMembersDisconnected = "MembersDisconnected"
 	// ReasonApplyFailed: a member reported that it cannot apply a part.

@@ -60,13 +60,23 @@ type Rollout struct {
 	BakeSeconds int32 `json:"bakeSeconds,omitempty"`
 	// DeadlineSeconds is after what time a member of a wave that is not ready, or not
 	// connected, counts against the budget. Default 600. One that reports that it
-	// cannot apply the change counts at once.
+	// cannot apply the change counts without it.
 	//
 	// +optional
 	// +kubebuilder:default=600
 	// +kubebuilder:validation:Minimum=1
 	// +kubebuilder:validation:Maximum=604800
 	DeadlineSeconds int32 `json:"deadlineSeconds,omitempty"`
+	// FailureGraceSeconds is how long more members than the budget allows must have
+	// failed, all the time, before the rollout stops: a link that blinks, or a part that
+	// can be applied a moment later, is no reason. No wave begins meanwhile. Default 30;
+	// 0: it stops at once.
+	//
+	// +optional
+	// +kubebuilder:default=30
+	// +kubebuilder:validation:Minimum=0
+	// +kubebuilder:validation:Maximum=3600
+	FailureGraceSeconds *int32 `json:"failureGraceSeconds,omitempty"`
 	// Approval says whether waves after the first begin by themselves. Default
 	// Automatic.
 	//
@@ -188,6 +198,11 @@ type RolloutStatus struct {
 	//
 	// +optional
 	ReadySince *metav1.MicroTime `json:"readySince,omitempty"`
+	// FailingSince is since when more members than the budget allows have failed, while
+	// spec.rollout.failureGraceSeconds pass.
+	//
+	// +optional
+	FailingSince *metav1.MicroTime `json:"failingSince,omitempty"`
 	// Attempt counts how often the rollout of Target was begun or resumed.
 	//
 	// +optional

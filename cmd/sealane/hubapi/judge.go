@@ -200,7 +200,7 @@ func judgeObject(area Area, name string, o *metav1.ObjectMeta, observed int64, c
 		return []Finding{finding(AreaNotes, accepted)}
 	case ready.Status == metav1.ConditionTrue && programmed.Status == metav1.ConditionTrue:
 		return nil
-	case ready.Status == metav1.ConditionTrue, ready.Reason == v1alpha1.ReasonPending && programmed.Status != metav1.ConditionTrue:
+	case ready.Status == metav1.ConditionTrue, (ready.Reason == v1alpha1.ReasonPending || ready.Reason == v1alpha1.ReasonAwaitingWave) && programmed.Status != metav1.ConditionTrue:
 		return []Finding{finding(area, programmed)}
 	}
 	return []Finding{finding(area, ready)}

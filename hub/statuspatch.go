@@ -97,6 +97,9 @@ func clip(s string) string {
 func (p *patch) conditions(have []metav1.Condition, st topology.Status, now time.Time) {
 	merged, changed := slices.Clone(have), false
 	for _, c := range st.Conditions {
+		if c.IfThere && meta.FindStatusCondition(have, c.Type) == nil {
+			continue
+		}
 		changed = meta.SetStatusCondition(&merged, metav1.Condition{
 			Type: c.Type, Status: c.Status, Reason: c.Reason, Message: clip(c.Message),
 			ObservedGeneration: st.Generation, LastTransitionTime: metav1.NewTime(now),

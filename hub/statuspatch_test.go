@@ -38,6 +38,20 @@ func TestNotable(t *testing.T) {
 	}
 }
 
+// TestPatchConditionIfThere: what is said only where it was said before.
+func TestPatchConditionIfThere(t *testing.T) {
+	want := topology.Status{Generation: 1, Conditions: []topology.Condition{{Type: "StorageNearlyFull", Status: "False", Reason: "StorageSuffices", IfThere: true}}}
+	p := newPatch()
+	p.conditions(nil, want, time.Unix(1, 0))
+	if len(p.fields) > 0 {
+		t.Errorf("a member that was never full: %v", p.fields)
+	}
+	p.conditions([]metav1.Condition{{Type: "StorageNearlyFull", Status: "True", Reason: "StorageNearlyFull"}}, want, time.Unix(1, 0))
+	if got, _ := p.fields["conditions"].([]metav1.Condition); len(got) != 1 || got[0].Status != "False" {
+		t.Errorf("one that was: %v", p.fields)
+	}
+}
+
 func TestPatchConditions(t *testing.T) {
 	then := metav1.Unix(1000, 0)
 	now := time.Unix(2000, 0)

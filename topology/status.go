@@ -37,6 +37,9 @@ type Condition struct {
 	Status  metav1.ConditionStatus
 	Reason  string
 	Message string
+	// IfThere tells that it is said only where the object has a condition of this type
+	// already. The Input does not know: a change of a status alone makes no new plan.
+	IfThere bool
 }
 
 // Condition returns the condition of that type, or a zero one.

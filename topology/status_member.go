@@ -122,15 +122,18 @@ func (s *summary) revoked(m *v1alpha1.MemberCluster) []Condition {
 // storage is the condition StorageNearlyFull, of a member whose broker is or was.
 func (s *summary) storage(m *v1alpha1.MemberCluster) []Condition {
 	c := Condition{Type: v1alpha1.ConditionStorageNearlyFull, Status: metav1.ConditionFalse, Reason: v1alpha1.ReasonStorageSuffices}
-	old := apimeta.FindStatusCondition(m.Status.Conditions, c.Type)
 	prog := s.prog[m.Name]
 	w, full := storageWarning(prog)
 	switch {
 	case full:
 		c.Status, c.Reason, c.Message = metav1.ConditionTrue, v1alpha1.ReasonStorageNearlyFull, w.Message
-	case old == nil:
-		return nil
-	case prog == nil || prog.Warnings == nil: // it has not said otherwise
+	case prog != nil && prog.Warnings != nil:
+		c.IfThere = true
+	default: // it has not said otherwise
+		old := apimeta.FindStatusCondition(m.Status.Conditions, c.Type)
+		if old == nil {
+			return nil
+		}
 		c.Status, c.Reason, c.Message = old.Status, old.Reason, old.Message
 	}
 	return []Condition{c}

@@ -147,6 +147,12 @@ func TestSummarizeConditions(t *testing.T) {
 			},
 		},
 		{
+			// The plan was made before the member was nearly full.
+			name:   "storage that suffices again",
+			change: func(s *scene) { s.prog["a"].Warnings = map[string]PartFailure{} },
+			want:   wants{memberRef("a"): {"StorageNearlyFull": "False/StorageSuffices"}},
+		},
+		{
 			name: "a refused bridge leaves the topology alone",
 			change: func(s *scene) {
 				delete(s.plan.Objects, bridgeRef)

@@ -46,6 +46,7 @@ func TestFederation(t *testing.T) {
 	}{
 		{"upgraded", upgraded},
 		{"bridges", bridges},
+		{"rest", rest},
 		{"changed", changed},
 		{"access", access},
 		{"pod-lost", podLost},
@@ -66,8 +67,21 @@ func TestFederation(t *testing.T) {
 	}
 }
 
-// bridges counts what flows over a bridge of every kind.
+// bridges counts what flows over a bridge of every kind, between members of which
+// one was told the address at which it is reached and the other found it.
 func bridges(t *testing.T, f *federation, _ plan) {
+	for _, c := range []*lab.Cluster{berlin, tokyo} {
+		eventually(t, time.Minute, "the hub knows where to reach "+c.Name, func() error {
+			m := memberCluster(c.Name)
+			if err := f.kube.Get(t.Context(), client.ObjectKeyFromObject(m), m); err != nil {
+				return err
+			}
+			if want := fmt.Sprintf("%s:%d", c.IP, linkPort); !slices.Equal(m.Status.Endpoints, []string{want}) {
+				return fmt.Errorf("at %v, not %s", m.Status.Endpoints, want)
+			}
+			return nil
+		})
+	}
 	end := f.load(t)
 	up := write(t, f.connect(t, "edge"), "edge", "measures.x", 0)
 	f.checkEvents(t)

@@ -85,11 +85,14 @@ spec:
 func (f *federation) installAgent(t testing.TB, c *lab.Cluster, more ...string) {
 	t.Helper()
 	name, tag, _ := cutLast(f.runs.images["sealane-agent"].ref, ":")
+	if c == berlin || f.runs.dir != root { // the other one finds it
+		more = append(more, "--set", fmt.Sprintf("advertise={%s:%d}", c.IP, linkPort))
+	}
 	if out, err := c.Helm(t.Context(), append([]string{
 		"upgrade", "--install", "sealane-agent", f.runs.chart("agent"), "--namespace", system,
 		"--set", "image.repository=" + name, "--set-string", "image.tag=" + tag, "--set", "image.pullPolicy=Never",
 		"--set", "name=" + c.Name, "--set", "hub=" + hubAddress(),
-		"--set", fmt.Sprintf("advertise={%s:%d}", c.IP, linkPort), "--set", "credentialNamespaces={" + applications + "}",
+		"--set", "credentialNamespaces={" + applications + "}",
 		"--set", "broker.linkService.type=NodePort", "--set", fmt.Sprintf("broker.linkService.nodePort=%d", linkPort),
 		"--set", "broker.volume.size=1Gi",
 	}, more...)...); err != nil {

@@ -33,7 +33,6 @@ var unused = map[string]map[string]string{
 		"delete memberclusters.messaging.sealane.dev":          "an enrolment that fails when the member was made already",
 	},
 	"sealane-agent": {
-		"get services sealane":                 "the address of a LoadBalancer",
 		"delete services sealane":              "broker.linkService.enabled becomes false",
 		"patch persistentvolumeclaims sealane": "broker.volume.size grows",
 	},

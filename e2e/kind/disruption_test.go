@@ -49,6 +49,7 @@ func TestFederation(t *testing.T) {
 		{"rest", rest},
 		{"changed", changed},
 		{"access", access},
+		{"full", full},
 		{"pod-lost", podLost},
 		{"scaled", scaled},
 		{"cut-off", cutOff},

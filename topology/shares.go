@@ -34,7 +34,7 @@ const (
 // parents, all by one rule that says so.
 func (f *fabric) findShares(members map[string]*v1alpha1.MemberCluster) {
 	f.shareOf = make([]int32, len(f.names))
-	byToken, byRule := map[string]int32{}, map[string]accountCode{}
+	byToken := map[string]int32{}
 	for i := range f.names {
 		m := int32(i)
 		f.shareOf[m] = -1
@@ -49,22 +49,28 @@ func (f *fabric) findShares(members map[string]*v1alpha1.MemberCluster) {
 		token := rule + federationv1.GroupPeer(strings.Join(names, ","))
 		at, known := byToken[token]
 		if !known {
-			code, there := byRule[rule]
-			if !there {
-				code = accountCode(len(f.accountNames))
-				byRule[rule] = code
-				for _, name := range []string{federationv1.OutAccount(federationv1.GroupPeer(rule)), federationv1.InAccount(federationv1.GroupPeer(rule))} {
-					f.accountNames = append(f.accountNames, name)
-					f.accountIDs = append(f.accountIDs, federationv1.AccountID(name))
-				}
-			}
 			slices.Sort(parents)
 			at = int32(len(f.shares))
 			byToken[token] = at
-			f.shares = append(f.shares, &stubs{rule: rule, token: token, parents: parents, members: newSet(len(f.names)), account: code})
+			f.shares = append(f.shares, &stubs{rule: rule, token: token, parents: parents, members: newSet(len(f.names))})
 		}
 		f.shareOf[m] = at
 		f.shares[at].members.add(m)
+	}
+	// Their accounts stand in the order of their rules, whichever members there are:
+	// imports do too.
+	byRule := slices.Clone(f.shares)
+	slices.SortStableFunc(byRule, func(a, b *stubs) int { return strings.Compare(a.rule, b.rule) })
+	for i, s := range byRule {
+		if i > 0 && s.rule == byRule[i-1].rule {
+			s.account = byRule[i-1].account
+			continue
+		}
+		s.account = accountCode(len(f.accountNames))
+		for _, name := range []string{federationv1.OutAccount(federationv1.GroupPeer(s.rule)), federationv1.InAccount(federationv1.GroupPeer(s.rule))} {
+			f.accountNames = append(f.accountNames, name)
+			f.accountIDs = append(f.accountIDs, federationv1.AccountID(name))
+		}
 	}
 }
 

@@ -161,17 +161,17 @@ func (o *Options) identity(ctx context.Context, dir identityDir) (*identity, err
 	id, err := dir.load()
 	switch {
 	case errors.Is(err, errNotEnrolled):
-		return o.enrol(ctx, dir, "")
+		return o.enrol(ctx, dir)
 	case err != nil:
 		return nil, err
 	case o.Name != "" && o.Name != id.name:
 		return nil, fmt.Errorf("this data folder belongs to member %q, not %q: start it with --name %s, or use another folder for the new member with --data", id.name, o.Name, id.name)
 	case time.Now().After(id.notAfter()):
-		if o.Token != "" {
-			o.Log.Warn("the certificate of this member has expired, enrolling again", "member", id.name, "expired", id.notAfter())
-			return o.enrol(ctx, dir, id.name)
+		if o.Token != "" { // see renewal
+			o.Log.Warn("the certificate of this member has expired, or the clock of this machine is wrong: it runs on with what it holds, and tries to enrol again", "member", id.name, "expired", id.notAfter())
+			return id, nil
 		}
-		o.Log.Error("the certificate of this member has expired: it runs on with what it holds, but neither the hub nor new links accept it; start it with --token and a new join token", "member", id.name, "expired", id.notAfter())
+		o.Log.Error("the certificate of this member has expired, or the clock of this machine is wrong: it runs on with what it holds, but neither the hub nor new links accept it; start it with --token and a new join token", "member", id.name, "expired", id.notAfter())
 		return id, nil
 	}
 	if o.Token != "" {
@@ -180,10 +180,35 @@ func (o *Options) identity(ctx context.Context, dir identityDir) (*identity, err
 	return id, nil
 }
 
-func (o *Options) enrol(ctx context.Context, dir identityDir, name string) (*identity, error) {
-	if o.Name != "" {
-		name = o.Name
+func (o *Options) enrol(ctx context.Context, dir identityDir) (*identity, error) {
+	e, err := o.enrolment(dir, o.Name)
+	if err != nil {
+		return nil, err
 	}
+	id, err := e.run(ctx)
+	if err != nil {
+		return nil, err
+	}
+	o.Log.Info("enrolled", "member", federationv1.MemberID(id.trustDomain, id.name), "hub", e.hub)
+	return id, nil
+}
+
+// again is how a member whose certificate has expired enrols again; nil without a
+// token.
+func (o *Options) again(dir identityDir, name string) func(context.Context) (*identity, error) {
+	if o.Token == "" {
+		return nil
+	}
+	return func(ctx context.Context) (*identity, error) {
+		e, err := o.enrolment(dir, name)
+		if err != nil {
+			return nil, err
+		}
+		return e.try(ctx)
+	}
+}
+
+func (o *Options) enrolment(dir identityDir, name string) (*enrolment, error) {
 	hub := o.Hub
 	if hub == "" {
 		hub = dir.hub()
@@ -200,16 +225,10 @@ func (o *Options) enrol(ctx context.Context, dir identityDir, name string) (*ide
 	if err != nil {
 		return nil, err
 	}
-	e := &enrolment{
+	return &enrolment{
 		dir: dir, name: name, hub: hub, token: token, log: o.Log,
 		retry: backoff{base: backoffBase, limit: backoffLimit},
-	}
-	id, err := e.run(ctx)
-	if err != nil {
-		return nil, err
-	}
-	o.Log.Info("enrolled", "member", federationv1.MemberID(id.trustDomain, id.name), "hub", hub)
-	return id, nil
+	}, nil
 }
 
 // run runs an enrolled member.
@@ -260,7 +279,7 @@ func (o *Options) run(ctx context.Context, dir identityDir, id *identity) (err e
 	}
 	defer tracer.Close()
 	hub := &hubClient{
-		hub: o.Hub, metrics: newMetrics(), tracer: tracer,
+		hub: o.Hub, metrics: newMetrics(), tracer: tracer, enrol: o.again(dir, id.name),
 		info: &federationv1.AgentInfo{Version: o.Version, BrokerVersion: rt.Version(), Runtime: o.runtimeName()},
 	}
 	served, err := serveMetrics(o.MetricsListen, &memberCollector{hub.metrics, m, func() bool { return hub.conn.Load() != nil }}, log)
@@ -283,7 +302,7 @@ func (m *member) run(ctx context.Context, dir identityDir, hub *hubClient) error
 	defer cancel()
 
 	hub.ident, hub.holder, hub.pic, hub.updated, hub.log = m.ident, m.holder, m.pic, m.wakeApplier, m.log
-	renew := &renewal{dir: dir, ident: m.ident, conn: hub.conn.Load, renewed: m.wakeApplier, log: m.log}
+	renew := &renewal{dir: dir, ident: m.ident, conn: hub.conn.Load, enrol: hub.enrol, renewed: m.wakeApplier, log: m.log}
 	flows := newFlows(m)
 	m.pic.hold(m.holder.now())
 	m.prober.announce()

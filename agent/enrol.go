@@ -45,20 +45,9 @@ type enrolment struct {
 
 // run enrols, trying again for as long as that can help.
 func (e *enrolment) run(ctx context.Context) (*identity, error) {
-	key, err := e.dir.keyFor(keyFile)
-	if err != nil {
-		return nil, err
-	}
-	csr, err := certificateRequest(e.name, key)
-	if err != nil {
-		return nil, err
-	}
 	for {
-		id, err := e.once(ctx, csr)
+		id, err := e.try(ctx)
 		if err == nil {
-			if err := e.dir.store(id, keyFile); err != nil {
-				return nil, err
-			}
 			return id, nil
 		}
 		var fatal fatalError
@@ -71,6 +60,27 @@ func (e *enrolment) run(ctx context.Context) (*identity, error) {
 			return nil, ctx.Err()
 		}
 	}
+}
+
+// try enrols once and keeps the identity. The error is a fatalError if another try is
+// useless.
+func (e *enrolment) try(ctx context.Context) (*identity, error) {
+	key, err := e.dir.keyFor(keyFile)
+	if err != nil {
+		return nil, fatalError{err}
+	}
+	csr, err := certificateRequest(e.name, key)
+	if err != nil {
+		return nil, fatalError{err}
+	}
+	id, err := e.once(ctx, csr)
+	if err != nil {
+		return nil, err
+	}
+	if err := e.dir.store(id, keyFile); err != nil {
+		return nil, fatalError{err}
+	}
+	return id, nil
 }
 
 // once tries to enrol. The error is a fatalError if another try is useless.

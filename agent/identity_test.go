@@ -1,14 +1,18 @@
 package agent
 
 import (
+	"context"
 	"crypto/ecdsa"
 	"crypto/x509"
 	"net/url"
 	"os"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
+	"google.golang.org/grpc"
 	"google.golang.org/protobuf/proto"
 
 	federationv1 "github.com/sealane/sealane/api/federation/v1"
@@ -184,10 +188,32 @@ func TestExpired(t *testing.T) {
 	if !id.cert.Leaf.Equal(first.cert.Leaf) {
 		t.Error("another certificate without a token")
 	}
+	if o.again(dir, id.name) != nil {
+		t.Error("it would enrol again without a token")
+	}
 	o.Token = token
-	id, err = o.identity(t.Context(), dir)
+	id, err = o.identity(t.Context(), dir) // which does not wait for the hub
 	check(t, err)
-	if time.Until(id.notAfter()) < time.Minute || !sameKey(id.cert.Leaf, first.cert.PrivateKey.(*ecdsa.PrivateKey)) {
-		t.Errorf("not enrolled again: until %v", id.notAfter())
+	renewed := make(chan struct{})
+	r := &renewal{dir: dir, ident: &atomic.Pointer[identity]{}, conn: func() *grpc.ClientConn { return nil }, enrol: o.again(dir, id.name),
+		renewed: func() { close(renewed) }, log: testLog(t)}
+	r.ident.Store(id)
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	var loop sync.WaitGroup
+	loop.Go(func() { r.run(ctx) })
+	select {
+	case <-renewed:
+	case <-time.After(30 * time.Second):
+		t.Fatal("not enrolled again")
+	}
+	cancel()
+	loop.Wait()
+	stored, err := dir.load()
+	check(t, err)
+	for _, id := range []*identity{r.ident.Load(), stored} {
+		if time.Until(id.notAfter()) < time.Minute || !sameKey(id.cert.Leaf, first.cert.PrivateKey.(*ecdsa.PrivateKey)) {
+			t.Errorf("not enrolled again: until %v", id.notAfter())
+		}
 	}
 }

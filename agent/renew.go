@@ -28,6 +28,9 @@ type renewal struct {
 	ident *atomic.Pointer[identity]
 	// conn is the session's connection, nil without one.
 	conn func() *grpc.ClientConn
+	// enrol gets another certificate for the same key when the present one has expired;
+	// nil: there is no token for that.
+	enrol func(context.Context) (*identity, error)
 	// renewed is called when the identity is another.
 	renewed func()
 	log     *slog.Logger
@@ -54,6 +57,9 @@ func (r *renewal) run(ctx context.Context) {
 		}
 		for {
 			err := r.once(ctx)
+			if err != nil && r.enrol != nil && time.Until(r.ident.Load().notAfter()) <= 0 {
+				err = r.again(ctx)
+			}
 			if err == nil {
 				r.retry.reset()
 				break
@@ -64,7 +70,7 @@ func (r *renewal) run(ctx context.Context) {
 			wait := r.retry.next()
 			left := time.Until(r.ident.Load().notAfter())
 			if left <= 0 {
-				r.log.Error("the certificate of this member has expired: links that are up stay up, but none can be opened; start the agent with a new join token", "error", err)
+				r.log.Error("the certificate of this member has expired, or the clock of this machine is wrong: links that are up stay up, but none can be opened; start the agent with a new join token", "error", err)
 			} else {
 				r.log.Warn("certificate not renewed, trying again", "error", err, "expires_in", left.Round(time.Second), "wait", wait.Round(time.Second))
 			}
@@ -73,6 +79,23 @@ func (r *renewal) run(ctx context.Context) {
 			}
 		}
 	}
+}
+
+// again enrols with the join token: whoever has expired does so while it serves its
+// applications.
+func (r *renewal) again(ctx context.Context) error {
+	id, err := r.enrol(ctx)
+	if err != nil {
+		return err
+	}
+	r.log.Info("enrolled again", "expires", id.notAfter())
+	r.use(id)
+	return nil
+}
+
+func (r *renewal) use(id *identity) {
+	r.ident.Store(id)
+	r.renewed()
 }
 
 var errNoSession = errors.New("no session with the hub")
@@ -109,8 +132,7 @@ func (r *renewal) once(ctx context.Context) error {
 	if err := r.dir.store(id, nextKeyFile); err != nil {
 		return err
 	}
-	r.ident.Store(id)
 	r.log.Info("certificate renewed", "expires", id.notAfter())
-	r.renewed()
+	r.use(id)
 	return nil
 }

@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"math/rand/v2"
 	"net"
+	"strings"
 	"sync/atomic"
 	"time"
 
@@ -55,6 +56,8 @@ type hubClient struct {
 	log     *slog.Logger
 	metrics *metrics
 	tracer  *telemetry.Tracer // nil: nothing is traced
+	// enrol gets a certificate in place of one that has expired; nil: it cannot.
+	enrol func(context.Context) (*identity, error)
 	// conn is the open connection, nil without a session; renewals use it too.
 	conn atomic.Pointer[grpc.ClientConn]
 }
@@ -388,6 +391,9 @@ func explainSession(err error) error {
 		return io.EOF
 	}
 	err = fmt.Errorf("%s: %s", st.Code(), st.Message())
+	if strings.Contains(st.Message(), "certificate has expired or is not yet valid") { // of x509, through gRPC as text
+		err = fmt.Errorf("%w (is the clock of this machine right?)", err)
+	}
 	if after := retryTold(st); after > 0 {
 		return retryLater{err, after}
 	}

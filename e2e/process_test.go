@@ -45,8 +45,9 @@ func run(m *testing.M) int {
 // process is a program under test that can be killed and started again.
 type process struct {
 	t    testing.TB
-	name string
+	name string // of a file in the folder of the programs
 	args []string
+	env  []string // variables beside those of the test
 	log  string
 	cmd  *exec.Cmd
 	done chan error
@@ -85,6 +86,7 @@ func (p *process) restart() {
 	}
 	defer log.Close() // the child has its own descriptor
 	p.cmd = exec.Command(filepath.Join(binaries, p.name), p.args...)
+	p.cmd.Env = append(os.Environ(), p.env...)
 	p.cmd.Stdout, p.cmd.Stderr = log, log
 	if err := p.cmd.Start(); err != nil {
 		p.t.Fatal(err)

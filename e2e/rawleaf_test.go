@@ -49,10 +49,12 @@ func steal(t testing.TB, f *federation, dir string) *thief {
 type rawLeaf struct {
 	conn *tls.Conn
 
-	mu   sync.Mutex
-	subs []string
-	msgs []string
-	err  error
+	mu    sync.Mutex
+	subs  []string
+	msgs  []string
+	pongs int
+	alive bool // it answers probes of the link, which would be made anew else
+	err   error
 }
 
 // dialLeaf connects with a user JWT, as a server of that JetStream domain.
@@ -134,6 +136,9 @@ func (r *rawLeaf) readOne(in *bufio.Reader, outcome func(error)) error {
 	case line == "PING":
 		r.send("PONG")
 	case line == "PONG":
+		r.mu.Lock()
+		r.pongs++
+		r.mu.Unlock()
 		outcome(nil)
 	case strings.HasPrefix(line, "-ERR"):
 		return errors.New(line)
@@ -152,7 +157,11 @@ func (r *rawLeaf) readOne(in *bufio.Reader, outcome func(error)) error {
 		}
 		r.mu.Lock()
 		r.msgs = append(r.msgs, f[1]+" "+string(body[:n]))
+		alive := r.alive
 		r.mu.Unlock()
+		if alive && f[1] == "pq" {
+			r.publish("pr", "", string(body[:n]))
+		}
 	}
 	return nil
 }
@@ -164,6 +173,29 @@ func (r *rawLeaf) publish(subject, reply, data string) {
 		subject += " " + reply
 	}
 	r.send(fmt.Sprintf("LMSG %s %d\r\n%s", subject, len(data), data))
+}
+
+// ask sends a request to the responders in the queue group "all".
+func (r *rawLeaf) ask(subject, reply string) {
+	r.send(fmt.Sprintf("LMSG %s + %s all 5\r\nasked", subject, reply))
+}
+
+// settle waits until the server has looked at all that was sent.
+func (r *rawLeaf) settle(t testing.TB) {
+	t.Helper()
+	answers := func() (int, error) {
+		r.mu.Lock()
+		defer r.mu.Unlock()
+		return r.pongs, r.err
+	}
+	before, _ := answers()
+	r.send("PING")
+	eventually(t, 30*time.Second, "the server has looked at all", func() error {
+		if now, err := answers(); now > before || err != nil {
+			return err
+		}
+		return errors.New("no answer")
+	})
 }
 
 // learnt is the interest that it was told of, the messages that it was sent,

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"strconv"
 	"strings"
@@ -50,6 +51,13 @@ func (in *inbox) saw(payload string) error {
 		return fmt.Errorf("%s has not arrived at %s", payload, in.where)
 	}
 	return nil
+}
+
+// all is what has arrived.
+func (in *inbox) all() map[string]int {
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	return maps.Clone(in.got)
 }
 
 // differs says how what arrived differs from exactly one of each wanted.

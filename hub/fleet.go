@@ -66,6 +66,8 @@ type member struct {
 	plannedWaits []string
 	plannedOf    *topology.MemberState
 	pending      map[string]pending // parts that were being applied at the last look
+	// kept are the outlets that shall go, and since when they are kept.
+	kept map[string]time.Time
 }
 
 // MemberFacts is what a member said of itself.

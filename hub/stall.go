@@ -2,6 +2,8 @@ package hub
 
 import (
 	"maps"
+	"slices"
+	"strings"
 	"time"
 
 	"google.golang.org/grpc/codes"
@@ -20,6 +22,9 @@ const (
 	// applyTimeout bounds how long a part may be on its way to being applied
 	// before others go on without it.
 	applyTimeout = 2 * time.Minute
+	// letGoTimeout bounds how long an outlet that shall go is kept for a destination
+	// that does not let go of it, whatever that says meanwhile.
+	letGoTimeout = 10 * time.Minute
 )
 
 // codeStalled is the failure of a part that a member does not get done with. The
@@ -45,6 +50,7 @@ func (f *Fleet) unstall() {
 			}
 		}
 		f.giveUp(name, m, now)
+		f.letGo(name, m, now)
 	}
 }
 
@@ -112,4 +118,59 @@ func (f *Fleet) giveUp(name string, m *member, now time.Time) {
 		}
 	})
 	f.wakeFar(name)
+}
+
+// letGo makes overdue the outlets that a member keeps for destinations for longer
+// than letGoTimeout. It looks at the member's own state only, so that a destination
+// cannot begin the time anew. While a rollout keeps the destination as it was it
+// does not run.
+func (f *Fleet) letGo(name string, m *member, now time.Time) {
+	pr, desired := f.progress[name], f.desired(name)
+	if pr == nil {
+		return
+	}
+	held := pr.Held
+	if desired == nil || m.heldHash == desired.Hash {
+		held = nil
+	}
+	var next map[string]time.Time
+	var overdue map[string]bool
+	late := false
+	for id := range held {
+		destination, ok := outletFor(id)
+		if !ok || desired.Part(id) != nil || f.plan.Staged[destination] != nil {
+			continue
+		}
+		since, has := m.kept[id]
+		if !has {
+			since = now
+		}
+		if next == nil {
+			next, overdue = map[string]time.Time{}, map[string]bool{}
+		}
+		next[id] = since
+		if now.Sub(since) > letGoTimeout {
+			overdue[id] = true
+			late = late || !pr.Overdue[id]
+		}
+	}
+	m.kept = next
+	if !late && len(overdue) == len(pr.Overdue) {
+		return
+	}
+	if late {
+		f.log.Warn("the consumer of a bridge is removed although its destination does not let go of it", "member", name, "kept", slices.Sorted(maps.Keys(overdue)))
+	}
+	f.update(name, func(n *topology.MemberProgress) { n.Overdue = overdue })
+	f.wake(name)
+}
+
+// outletFor is the destination in the id of an outlet.
+func outletFor(id string) (destination string, ok bool) {
+	rest, ok := strings.CutPrefix(id, "outlet/")
+	if !ok {
+		return "", false
+	}
+	destination, _, ok = strings.Cut(rest, "/")
+	return destination, ok
 }

@@ -149,6 +149,55 @@ func TestFleetStalled(t *testing.T) {
 	})
 }
 
+// A destination that never lets go of what feeds it, and always has something to
+// say, keeps a consumer at the origin for so long and not longer.
+func TestFleetLetGo(t *testing.T) {
+	f, pass, a, c := stalledFleet(t)
+	u := f.next(a)
+	tell(t, f, a, done(u))
+	awake(c)
+	fed := f.next(c)
+	tell(t, f, c, done(fed))
+	outlet := u.Upserts[0].Id
+
+	// The bridge goes; at the origin its stream stays.
+	own := &topology.PlannedPart{Part: federationv1.Seal(&federationv1.Part{
+		Id:   federationv1.StreamID("app", "S"),
+		Spec: &federationv1.Part_Stream{Stream: &federationv1.StreamSpec{Account: "app", Name: "S", Subjects: []string{"s"}}},
+	})}
+	f.Publish(plan(state("a", own), state("c")))
+	u = f.next(a)
+	tell(t, f, a, done(u))
+	if f.progress["a"].Held[outlet] == "" {
+		t.Fatal("the outlet went although its destination is fed from it")
+	}
+	for range 9 { // each session claims what was, and ends before it owes anything for too long
+		c = connect(t, f, "c", fed.TargetHash)
+		tell(t, f, c, &federationv1.Report{HeldHash: fed.TargetHash})
+		pass(time.Minute - time.Second)
+		f.next(c)
+		if awake(a); f.next(a) != nil {
+			t.Fatal("the outlet goes too early")
+		}
+	}
+	// It may say what it likes: it is connected, and holds the stream.
+	c2 := connect(t, f, "c", fed.TargetHash)
+	tell(t, f, c2, &federationv1.Report{HeldHash: fed.TargetHash})
+	pass(letGoTimeout - 9*(time.Minute-time.Second) + 10*time.Second)
+	if !awake(a) {
+		t.Fatal("the origin sleeps on")
+	}
+	if u := f.next(a); u == nil || len(u.Removals) != 1 || u.Removals[0] != outlet {
+		t.Fatalf("sent %v, want the removal of %s", u, outlet)
+	} else {
+		tell(t, f, a, done(u))
+	}
+	pass(time.Second)
+	if m := f.members["a"]; len(m.kept) > 0 || len(f.progress["a"].Overdue) > 0 {
+		t.Errorf("kept %v, overdue %v", m.kept, f.progress["a"].Overdue)
+	}
+}
+
 // What all members together may keep of unfinished reports is bounded.
 func TestFleetUnfinishedReports(t *testing.T) {
 	f := quietFleet()

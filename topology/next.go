@@ -35,8 +35,8 @@ type Step struct {
 //
 //   - An outlet when its destination, if connected, has applied its streams of
 //     that account and dropped those that it shall not have. At once if the
-//     stream goes too, or if the stream is a work queue of which a planned outlet
-//     failed: the old consumer stands in the way of the new one.
+//     stream goes too, if it is overdue, or if the stream is a work queue of which a
+//     planned outlet failed: the old consumer stands in the way of the new one.
 //   - Links, the accounts and the broker, together, when on this member and on
 //     the peers of those links every account and link that can come has come: the
 //     new paths are there before the old ones go. Of two ends the one whose name

@@ -61,7 +61,7 @@ func (o order) outletUsed(cluster, id string) bool {
 		return true
 	}
 	source := o.plan.Members[cluster].Part(federationv1.StreamID(account, stream))
-	if source == nil {
+	if source == nil || o.prog[cluster].Overdue[id] {
 		return false
 	}
 	if source.Part.GetStream().GetRetention() == federationv1.StreamSpec_WORK_QUEUE && o.failedOutlet(cluster, account, stream) {

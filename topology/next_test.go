@@ -181,6 +181,15 @@ func TestNext(t *testing.T) {
 			},
 		},
 		{
+			name: "outlet, the destination failed to move on for too long", plan: moved.plan(), cluster: "a",
+			change: func(_ *Plan, prog Progress) {
+				prog["a"].Held[pairOutlet] = "1"
+				prog["a"].Overdue = map[string]bool{pairOutlet: true}
+				prog["b"].Unapplied["stream/app/DST2"] = PartFailure{Code: "Broken"}
+			},
+			removals: []string{pairOutlet},
+		},
+		{
 			name: "outlet that stands in the way of another on a work queue", plan: workQueue(moved.plan()), cluster: "a",
 			change: func(_ *Plan, prog Progress) {
 				prog["a"].Held[pairOutlet] = "1"

@@ -23,6 +23,9 @@ type MemberProgress struct {
 	Warnings map[string]PartFailure
 	Links    map[string]LinkReport
 	Flows    map[FlowKey]FlowReport
+	// Overdue are outlets that shall go and were kept for their destinations for too
+	// long: no destination is waited for any more.
+	Overdue map[string]bool
 	// Refusal says why the member does not take what the hub would send, when it
 	// refused an update as a whole; empty: it did not.
 	Refusal string

@@ -9,11 +9,11 @@ import (
 // proxy carries TCP connections to a target until the way is cut.
 type proxy struct {
 	listener net.Listener
-	target   string
 
-	mu    sync.Mutex
-	mode  cut
-	conns map[net.Conn]bool
+	mu     sync.Mutex
+	target string
+	mode   cut
+	conns  map[net.Conn]bool
 }
 
 // cut is how a way is broken.
@@ -65,6 +65,19 @@ func (p *proxy) set(mode cut) {
 	}
 }
 
+// lead has new connections led elsewhere.
+func (p *proxy) lead(target string) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.target = target
+}
+
+func (p *proxy) leads() string {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.target
+}
+
 func (p *proxy) passes() bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -94,7 +107,7 @@ func (p *proxy) carry(in net.Conn) {
 		return
 	}
 	defer p.remove(in)
-	out, err := net.Dial("tcp", p.target)
+	out, err := net.Dial("tcp", p.leads())
 	if err != nil || !p.add(out) {
 		return
 	}

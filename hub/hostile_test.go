@@ -271,7 +271,7 @@ func TestHostileMessages(t *testing.T) {
 		for range 3 {
 			a.unharmed(t) // also while it lasts
 		}
-		eventually(t, "it is slowed down", func() bool { return a.count(t, reasonPace) > was })
+		eventuallyLong(t, "it is slowed down", func() bool { return a.count(t, reasonPace) > was })
 		stop()
 		<-sending
 	})

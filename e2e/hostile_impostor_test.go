@@ -31,25 +31,8 @@ type impostor struct {
 
 func newImpostor(t testing.TB) *impostor {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	i := &impostor{listener: l}
-	var all sync.WaitGroup
-	all.Go(func() {
-		for {
-			c, err := l.Accept()
-			if err != nil {
-				return
-			}
-			all.Go(func() { i.serve(c) })
-		}
-	})
-	t.Cleanup(func() {
-		l.Close() // stopping
-		all.Wait()
-	})
+	i := &impostor{}
+	i.listener = accepting(t, i.serve)
 	return i
 }
 

@@ -27,11 +27,20 @@ const (
 
 func newProxy(t testing.TB, target string) *proxy {
 	t.Helper()
+	p := &proxy{target: target, conns: map[net.Conn]bool{}}
+	p.listener = accepting(t, p.carry)
+	t.Cleanup(func() { p.set(refused) }) // before the listener waits for what is carried
+	return p
+}
+
+// accepting listens until the test ends, and has each connection served, which is
+// waited for.
+func accepting(t testing.TB, serve func(net.Conn)) net.Listener {
+	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
-	p := &proxy{listener: l, target: target, conns: map[net.Conn]bool{}}
 	var all sync.WaitGroup
 	all.Go(func() {
 		for {
@@ -39,15 +48,14 @@ func newProxy(t testing.TB, target string) *proxy {
 			if err != nil {
 				return
 			}
-			all.Go(func() { p.carry(c) })
+			all.Go(func() { serve(c) })
 		}
 	})
 	t.Cleanup(func() {
 		l.Close() // stopping
-		p.set(refused)
 		all.Wait()
 	})
-	return p
+	return l
 }
 
 func (p *proxy) address() string { return p.listener.Addr().String() }

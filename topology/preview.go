@@ -108,8 +108,9 @@ func (c *LinkChange) Action() Action {
 	return ActionChange
 }
 
-// Preview compares two plans. It is a function of what members are to hold, those
-// that are staged what they keep, of the links and of the problems; who made the plans and from what does not matter.
+// Preview compares two plans. It is a function of what members are to hold, or keep
+// where they are staged, of the links and of the problems; who made the plans and
+// from what does not matter.
 func Preview(before, after *Plan) *Changes {
 	c := &Changes{}
 	names := slices.Collect(maps.Keys(after.Members))

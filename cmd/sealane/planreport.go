@@ -161,7 +161,11 @@ func problem(p topology.Problem) planProblem {
 }
 
 func reportMember(m *topology.MemberChange) planMember {
-	out := planMember{Name: m.Cluster, HeldBack: strings.Join(slices.DeleteFunc([]string{m.Frozen, m.Guarded}, func(s string) bool { return s == "" }), "; "), NeedsPermission: m.Guarded != "", Storage: planStorage{reserved(m.Before), reserved(m.After)}, change: m}
+	held := slices.DeleteFunc([]string{m.Frozen, m.Guarded}, func(s string) bool { return s == "" })
+	out := planMember{
+		Name: m.Cluster, HeldBack: strings.Join(held, "; "), NeedsPermission: m.Guarded != "",
+		Storage: planStorage{reserved(m.Before), reserved(m.After)}, change: m,
+	}
 	for _, p := range m.Parts {
 		out.Parts = append(out.Parts, planPart{p.ID, string(p.Action()), fieldsOf(p)})
 	}

@@ -20,8 +20,9 @@ import (
 
 // profiledHub, as first argument, makes of this program a hub like sealane-hub. A
 // SIGUSR1 begins a profile of its processor time, or a trace of its execution, and a
-// second one ends it, with profiles of its memory as of the last collection and of its goroutines; so on with
-// further ones. What is begun and ended is counted in a file, for who waits for it.
+// second one ends it, with profiles of its memory as of the last collection and of
+// its goroutines; so on with further ones. What is begun and ended is counted in a
+// file, for who waits for it.
 const profiledHub = "hub-with-profile"
 
 // profileRate is how often in a second it is looked what runs: what is measured is

@@ -137,8 +137,7 @@ func (f *Fleet) letGo(name string, m *member, now time.Time) {
 	var overdue map[string]bool
 	late := false
 	for id := range held {
-		destination, ok := outletFor(id)
-		if !ok || desired.Part(id) != nil || f.plan.Staged[destination] != nil {
+		if !strings.HasPrefix(id, "outlet/") || desired.Part(id) != nil || f.plan.Staged[federationv1.IDPeer(id)] != nil {
 			continue
 		}
 		since, has := m.kept[id]
@@ -163,14 +162,4 @@ func (f *Fleet) letGo(name string, m *member, now time.Time) {
 	}
 	f.update(name, func(n *topology.MemberProgress) { n.Overdue = overdue })
 	f.wake(name)
-}
-
-// outletFor is the destination in the id of an outlet.
-func outletFor(id string) (destination string, ok bool) {
-	rest, ok := strings.CutPrefix(id, "outlet/")
-	if !ok {
-		return "", false
-	}
-	destination, _, ok = strings.Cut(rest, "/")
-	return destination, ok
 }

@@ -279,7 +279,7 @@ func (o *Options) run(ctx context.Context, dir identityDir, id *identity) (err e
 	}
 	defer tracer.Close()
 	hub := &hubClient{
-		hub: o.Hub, metrics: newMetrics(), tracer: tracer, enrol: o.again(dir, id.name),
+		hub: o.Hub, metrics: newMetrics(), tracer: tracer,
 		info: &federationv1.AgentInfo{Version: o.Version, BrokerVersion: rt.Version(), Runtime: o.runtimeName()},
 	}
 	served, err := serveMetrics(o.MetricsListen, &memberCollector{hub.metrics, m, func() bool { return hub.conn.Load() != nil }}, log)
@@ -287,11 +287,14 @@ func (o *Options) run(ctx context.Context, dir identityDir, id *identity) (err e
 		return err
 	}
 	defer served.close()
-	return m.run(ctx, dir, hub)
+	renew := &renewal{
+		dir: dir, ident: m.ident, conn: hub.conn.Load, enrol: o.again(dir, id.name), renewed: m.wakeApplier, log: log,
+	}
+	return m.run(ctx, hub, renew)
 }
 
 // run runs the loops of a member until ctx ends or one of them cannot go on.
-func (m *member) run(ctx context.Context, dir identityDir, hub *hubClient) error {
+func (m *member) run(ctx context.Context, hub *hubClient, renew *renewal) error {
 	ctx, cancel := context.WithCancel(ctx)
 	var loops sync.WaitGroup
 	fatal := make(chan error, 1)
@@ -302,7 +305,6 @@ func (m *member) run(ctx context.Context, dir identityDir, hub *hubClient) error
 	defer cancel()
 
 	hub.ident, hub.holder, hub.pic, hub.updated, hub.log = m.ident, m.holder, m.pic, m.wakeApplier, m.log
-	renew := &renewal{dir: dir, ident: m.ident, conn: hub.conn.Load, enrol: hub.enrol, renewed: m.wakeApplier, log: m.log}
 	flows := newFlows(m)
 	m.pic.hold(m.holder.now())
 	m.prober.announce()

@@ -56,8 +56,6 @@ type hubClient struct {
 	log     *slog.Logger
 	metrics *metrics
 	tracer  *telemetry.Tracer // nil: nothing is traced
-	// enrol gets a certificate in place of one that has expired; nil: it cannot.
-	enrol func(context.Context) (*identity, error)
 	// conn is the open connection, nil without a session; renewals use it too.
 	conn atomic.Pointer[grpc.ClientConn]
 }

@@ -164,7 +164,7 @@ func (n *Node) reload(ctx context.Context, srv *server.Server, s *brokerv1.State
 	if err != nil || sameOptions(n.running, next) {
 		return err
 	}
-	return reload(ctx, srv, connectPatience, o.build)
+	return reload(ctx, srv, o.build)
 }
 
 // sameOptions tells whether two states differ in nothing that options are made of.

@@ -17,9 +17,9 @@ const (
 
 // reload has a running server change its options, which build makes anew for each
 // try.
-func reload(ctx context.Context, srv *server.Server, patience time.Duration, build func() *server.Options) error {
+func reload(ctx context.Context, srv *server.Server, build func() *server.Options) error {
 	for {
-		awaitConnecting(ctx, srv, patience)
+		awaitConnecting(ctx, srv, connectPatience)
 		err := srv.ReloadOptions(build())
 		switch {
 		case err == nil:

@@ -320,7 +320,7 @@ func (r *Runtime) reload(ctx context.Context, srv *server.Server, so serverOptio
 	if so.link.enabled() {
 		so.link.port = p.Link
 	}
-	err = reload(ctx, srv, connectPatience, so.build)
+	err = reload(ctx, srv, so.build)
 	if err != nil && strings.Contains(err.Error(), "not supported") {
 		r.log.Warn("the broker restarts for a change that it should have been able to reload", "error", err)
 		return r.restart(ctx, srv, so)

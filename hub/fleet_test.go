@@ -401,3 +401,25 @@ func TestFleetBadNewsTravelsFar(t *testing.T) {
 		})
 	}
 }
+
+// What a member refuses of a plan that is another by now says nothing of the new one.
+func TestRefusalOfOlderPlan(t *testing.T) {
+	f := quietFleet()
+	f.Publish(plan(state("m", account("bad"))))
+	s := connect(t, f, "m", federationv1.EmptyHash)
+	awake(s)
+	if u := f.next(s); u == nil {
+		t.Fatal("nothing is sent")
+	}
+	f.Publish(plan(state("m", account("good"))))
+	tell(t, f, s, &federationv1.Report{HeldHash: federationv1.EmptyHash, Refusal: "no"})
+	if !awake(s) {
+		t.Fatal("it sleeps on")
+	}
+	if u := f.next(s); u == nil || !slices.Equal(upserted(u), []string{"account/good"}) {
+		t.Errorf("sent is %v", u)
+	}
+	if p := f.progress["m"]; p.Refusal != "" {
+		t.Errorf("the refusal of another plan is kept: %q", p.Refusal)
+	}
+}

@@ -66,7 +66,7 @@ func (f *Fleet) holds(s *session, m *member, hash string) error {
 	s.inflight = nil
 	m.heldHash = u.TargetHash
 	f.update(s.cluster, func(n *topology.MemberProgress) {
-		n.Held = apply(n.Held, u.Upserts, u.Removals)
+		n.Held, n.Planned = apply(n.Held, u.Upserts, u.Removals), f.desiredAs(s.cluster, u.TargetHash)
 		n.Unapplied = cloneMap(n.Unapplied)
 		for _, p := range u.Upserts {
 			n.Unapplied[p.Id] = topology.PartFailure{} // until the agent says that it is applied
@@ -89,7 +89,7 @@ func (f *Fleet) inventory(s *session, m *member, hash string, held map[string]st
 	m.heldHash = hash
 	f.update(s.cluster, func(n *topology.MemberProgress) {
 		before, unapplied := n.Held, n.Unapplied
-		n.Held, n.Unapplied = held, map[string]topology.PartFailure{}
+		n.Held, n.Planned, n.Unapplied = held, f.desiredAs(s.cluster, hash), map[string]topology.PartFailure{}
 		warnings, told := cloneMap(n.Warnings), n.Warnings != nil
 		for id, hash := range held {
 			if st := early[id]; st != nil && st.Hash == hash {
@@ -205,8 +205,9 @@ func (f *Fleet) refuse(s *session, code, why string) {
 	s.inflight = nil
 	f.metrics.updateRefused(code)
 	f.log.Warn("member refused an update", "member", s.cluster, "reason", why)
-	if desired := f.desired(s.cluster); desired != nil {
-		s.refused = desired.Hash
+	s.refused = s.toward
+	if f.desiredAs(s.cluster, s.refused) == nil {
+		return // the plan is another by now: that is sent
 	}
 	f.update(s.cluster, func(n *topology.MemberProgress) { n.Refusal = why })
 	f.wakeFar(s.cluster)

@@ -38,6 +38,7 @@ type session struct {
 	// inflight is the update that the agent has not answered yet.
 	inflight *federationv1.Update
 	launched time.Time // when it was put in flight
+	toward   string    // the desired hash that it was on the way to
 	// refused is the desired hash on the way to which the agent refused an
 	// update: nothing more is sent until the plan is another.
 	refused string
@@ -123,7 +124,7 @@ func (f *Fleet) open(id identity, h *federationv1.Hello) (*session, *federationv
 		}
 	}
 	f.update(id.cluster, func(n *topology.MemberProgress) {
-		n.Connected, n.Features, n.Held = true, h.Features, held
+		n.Connected, n.Features, n.Held, n.Planned = true, h.Features, held, f.desiredAs(id.cluster, h.HeldHash)
 		n.Unapplied = map[string]topology.PartFailure{}
 		for _, st := range brief(h.Unapplied, 0) {
 			if held[st.Id] == st.Hash && st.State != federationv1.PartStatus_APPLIED {
@@ -148,8 +149,8 @@ func (f *Fleet) recognise(name, hash string) (held map[string]string, known bool
 	if hash == federationv1.EmptyHash {
 		return map[string]string{}, true
 	}
-	desired := f.desired(name)
-	if desired == nil || desired.Hash != hash {
+	desired := f.desiredAs(name, hash)
+	if desired == nil {
 		return nil, false
 	}
 	held = make(map[string]string, len(desired.Parts))
@@ -226,7 +227,7 @@ func (f *Fleet) launch(s *session, plan *topology.Plan, base string, step topolo
 	if f.plan != plan || m.heldHash != base {
 		return nil, false
 	}
-	s.launched = f.now()
+	s.launched, s.toward = f.now(), f.desired(s.cluster).Hash
 	revision := f.revision.Load()
 	f.issued[s.cluster] = max(f.issued[s.cluster], revision)
 	s.inflight = &federationv1.Update{

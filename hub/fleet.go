@@ -210,6 +210,7 @@ func (f *Fleet) Publish(p *topology.Plan) {
 	if woken >= manyMembers {
 		f.wave.Store(f.now().Add(waveTime).UnixNano())
 		f.lastSent.Store(f.now().UnixNano())
+		f.outbox.first()
 	}
 }
 
@@ -287,6 +288,14 @@ func (f *Fleet) desired(name string) *topology.MemberState {
 		return nil
 	}
 	return f.plan.Desired(name)
+}
+
+// desiredAs is the state planned for a member if it has that hash, or nil.
+func (f *Fleet) desiredAs(name, hash string) *topology.MemberState {
+	if s := f.desired(name); s != nil && s.Hash == hash {
+		return s
+	}
+	return nil
 }
 
 // update replaces the progress of a member by a changed copy. Maps in it must

@@ -147,8 +147,9 @@ func TestRevocation(t *testing.T) {
 		t.Fatal(err)
 	}
 	m := h.member(t, name)
+	before := m.DeepCopy()
 	m.Spec.RevokedKeys = []string{m.Status.Identity.KeyHash}
-	if err := h.client.Update(t.Context(), m); err != nil {
+	if err := h.client.Patch(t.Context(), m, client.MergeFrom(before)); err != nil {
 		t.Fatal(err)
 	}
 	s.ended(codes.PermissionDenied, "is revoked")

@@ -18,6 +18,8 @@ type outbox struct {
 	more  sync.Cond
 	queue []*session
 	ended bool
+	busy  int // goroutines that are at sessions
+	gate  gate
 }
 
 // turn is where a session is, guarded by the outbox's mu.
@@ -76,9 +78,13 @@ const batch = 16
 func (o *outbox) take(some []*session) []*session {
 	o.mu.Lock()
 	defer o.mu.Unlock()
+	if o.busy--; o.busy == 0 && len(o.queue) == 0 {
+		o.gate.open()
+	}
 	for len(o.queue) == 0 && !o.ended {
 		o.more.Wait()
 	}
+	o.busy++
 	some = append(some[:0], o.queue[:min(batch, len(o.queue))]...)
 	clear(o.queue[:len(some)])
 	if o.queue = o.queue[len(some):]; len(o.queue) == 0 {
@@ -88,6 +94,15 @@ func (o *outbox) take(some []*session) []*session {
 		s.turn = turnTaken
 	}
 	return some
+}
+
+// first has everything that is in the queue sent before anything else is heard.
+func (o *outbox) first() {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if o.busy > 0 || len(o.queue) > 0 {
+		o.gate.close()
+	}
 }
 
 // run has push called for each session in the queue, until ctx ends.
@@ -100,7 +115,11 @@ func (o *outbox) run(ctx context.Context, push func(*session)) {
 	})
 	defer stop()
 	var workers sync.WaitGroup
-	for range runtime.GOMAXPROCS(0) {
+	n := runtime.GOMAXPROCS(0)
+	o.mu.Lock()
+	o.busy = n // each will take
+	o.mu.Unlock()
+	for range n {
 		workers.Go(func() {
 			var some []*session
 			for {

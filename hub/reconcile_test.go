@@ -350,8 +350,9 @@ func TestReconcile(t *testing.T) {
 
 	// A member is removed from the federation, without waiting for what it has.
 	gone := s.member("a")
+	before := gone.DeepCopy()
 	gone.Spec.Removal = v1alpha1.LeaveForget
-	if err := s.client.Update(t.Context(), gone); err != nil {
+	if err := s.client.Patch(t.Context(), gone, client.MergeFrom(before)); err != nil {
 		t.Fatal(err)
 	}
 	if err := s.client.Delete(t.Context(), s.member("a")); err != nil {

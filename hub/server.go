@@ -125,7 +125,7 @@ func tlsConfigs(a *Authority, certificate func(*tls.ClientHelloInfo) (*tls.Certi
 // serve accepts agents until ctx ends, then tells them and returns.
 func (s *server) serve(ctx context.Context, l net.Listener) error {
 	served := make(chan error, 1)
-	go func() { served <- s.grpc.Serve(l) }()
+	go func() { served <- s.grpc.Serve(gatedListener{l, &s.fleet.outbox.gate}) }()
 	var pushing sync.WaitGroup
 	pushes, stopPushing := context.WithCancel(context.WithoutCancel(ctx))
 	pushing.Go(func() { s.fleet.outbox.run(pushes, s.push) })

@@ -47,11 +47,11 @@ func (f *Fleet) setWaits(name string) {
 	waits := m.plannedWaits
 	if pr := f.progress[name]; desired != nil && pr != nil && m.heldHash != desired.Hash {
 		var more []string
-		for id := range pr.Held {
-			if peer := federationv1.IDPeer(id); peer != "" && desired.Part(id) == nil {
+		pr.Superfluous(desired, func(id string) {
+			if peer := federationv1.IDPeer(id); peer != "" {
 				more = append(more, peer)
 			}
-		}
+		})
 		if len(more) > 0 {
 			waits = sortedSet(slices.Concat(waits, more))
 		}

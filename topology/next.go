@@ -59,7 +59,7 @@ func Next(p *Plan, prog Progress, cluster string) Step {
 	}
 	o := order{p, prog, p.Staged[cluster] != nil}
 	want := p.Desired(cluster)
-	behind, others := compare(want, own.Held)
+	behind, others := own.compare(want)
 	var s Step
 	if others || o.staged {
 		s.Removals, s.Meant = o.removals(cluster)
@@ -90,8 +90,12 @@ func Next(p *Plan, prog Progress, cluster string) Step {
 
 // compare finds the parts of a state that are not held as they are there, and
 // tells whether others are held than those of the state.
-func compare(want *MemberState, held map[string]string) (behind []*PlannedPart, others bool) {
-	known := 0
+func (m *MemberProgress) compare(want *MemberState) (behind []*PlannedPart, others bool) {
+	if m.Planned != nil {
+		m.Planned.Until(want, func(*PlannedPart) { others = true }, func(p *PlannedPart) { behind = append(behind, p) })
+		return behind, others
+	}
+	known, held := 0, m.Held
 	for _, p := range want.Parts {
 		hash, holds := held[p.Part.Id]
 		if holds {

@@ -167,6 +167,30 @@ func (m *MemberState) Part(id string) *PlannedPart {
 	return nil
 }
 
+// Until tells what differs in next: gone is called for each part that next has not,
+// fresh for each that next has otherwise or alone; both in the order of their ids.
+func (m *MemberState) Until(next *MemberState, gone, fresh func(*PlannedPart)) {
+	was := m.Parts
+	for _, p := range next.Parts {
+		for len(was) > 0 && was[0] != p && was[0].Part.Id < p.Part.Id {
+			gone(was[0])
+			was = was[1:]
+		}
+		switch {
+		case len(was) == 0 || was[0].Part.Id != p.Part.Id:
+			fresh(p)
+		case was[0].Part.Hash != p.Part.Hash:
+			fresh(p)
+			was = was[1:]
+		default:
+			was = was[1:]
+		}
+	}
+	for _, p := range was {
+		gone(p)
+	}
+}
+
 // PlannedPart is a part and what must have happened before it may be sent.
 type PlannedPart struct {
 	Part *federationv1.Part

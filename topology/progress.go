@@ -16,6 +16,9 @@ type MemberProgress struct {
 	// Held maps the ids of the parts that the member holds to their hashes. Nil:
 	// not known yet.
 	Held map[string]string
+	// Planned is the planned state to which Held is equal. Nil: there is none, or it
+	// is not known.
+	Planned *MemberState
 	// Unapplied lists held parts that are not applied.
 	Unapplied map[string]PartFailure
 	// Warnings lists what is said of parts that are applied. Nil: nothing was said of
@@ -65,6 +68,19 @@ type FlowReport struct {
 	SinceMillis int64
 	Lag         int64
 	Message     string
+}
+
+// Superfluous calls fn with each part that the member holds and want has not.
+func (m *MemberProgress) Superfluous(want *MemberState, fn func(id string)) {
+	if m.Planned != nil {
+		m.Planned.Until(want, func(p *PlannedPart) { fn(p.Part.Id) }, func(*PlannedPart) {})
+		return
+	}
+	for id := range m.Held {
+		if want.Part(id) == nil {
+			fn(id)
+		}
+	}
 }
 
 // Applied tells whether the member holds the part with that hash and has

@@ -282,10 +282,7 @@ func (u usage) check(f *fabric, at set, account int32, spec *federationv1.Stream
 		n, nodes := int64(f.copies(m, copies)), int64(leastServers(f.brokers[m]))
 		server, machine := f.allowed(m, spec.MemoryStorage, runs)
 		has, need := server*nodes, spec.MaxBytes*n
-		all, each := fmt.Sprintf("%d bytes", has), ""
-		if nodes > 1 {
-			all = fmt.Sprintf("%d bytes (%d servers)", has, nodes)
-		}
+		each := ""
 		if n > 1 {
 			each = fmt.Sprintf(" (%d copies)", n)
 		}
@@ -294,6 +291,10 @@ func (u usage) check(f *fabric, at set, account int32, spec *federationv1.Stream
 				rep.refuse(field, v1alpha1.ReasonInsufficientCapacity, "stream %s needs %d bytes%s on %s, whose machine has %d bytes of %s for streams, of which %d are reserved already: lower maxBytes, place it elsewhere, or give the member more",
 					spec.Name, need, each, f.names[m], f.rooms[m].of(spec), kind, used)
 				return
+			}
+			all := fmt.Sprintf("%d bytes", has)
+			if nodes > 1 {
+				all = fmt.Sprintf("%d bytes (%d servers)", has, nodes)
 			}
 			rep.refuse(field, v1alpha1.ReasonInsufficientCapacity, "stream %s needs %d bytes%s on %s, where %d of %s of %s are reserved already: lower maxBytes, or raise the %s of its group's broker",
 				spec.Name, need, each, f.names[m], used, all, kind, kind)

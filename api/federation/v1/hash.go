@@ -53,11 +53,10 @@ func StateHash(parts map[string]string) string {
 
 // SortedStateHash is the StateHash of parts that come in the order of their ids.
 func SortedStateHash(parts iter.Seq2[string, string]) string {
-	h := sha256.New()
-	var buf []byte
+	buf := make([]byte, 0, 4<<10)
 	for id, hash := range parts {
-		buf = append(append(append(append(buf[:0], id...), 0), hash...), 0)
-		h.Write(buf)
+		buf = append(append(append(append(buf, id...), 0), hash...), 0)
 	}
-	return hex.EncodeToString(h.Sum(nil)[:16])
+	sum := sha256.Sum256(buf)
+	return hex.EncodeToString(sum[:16])
 }

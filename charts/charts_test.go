@@ -208,6 +208,11 @@ func TestWrongValues(t *testing.T) {
 		{"agent", append(slices.Clone(member), "--set", "broker.linkService.enabled=false", "--set", "advertise={a:1}"), []string{"nothing accepts links"}},
 		{"agent", append(slices.Clone(member), "--set", "metrics.enabled=false", "--set", "serviceMonitor.enabled=true"), []string{"serviceMonitor: there are no metrics"}},
 		{"agent", append(slices.Clone(member), "--set", "broker.volume.whenDeleted=Never"), []string{"/broker/volume/whenDeleted", "Retain"}},
+		{"agent", append(slices.Clone(member), "--set", "proxy.url=proxy:3128"), []string{"/proxy/url", "pattern"}},
+		{"agent", append(slices.Clone(member), "--set", "proxy.url=https://proxy:3128"), []string{"/proxy/url", "pattern"}},
+		{"agent", append(slices.Clone(member), "--set", "proxy.url=http://site@proxy:3128"), []string{"/proxy/url", "pattern"}},
+		{"agent", append(slices.Clone(member), "--set", "proxy.url=http://proxy:3128", "--set", "proxy.secret.name=x"), []string{"proxy.url", "exclude each other"}},
+		{"agent", append(slices.Clone(member), "--set", "proxy.noProxy={a b}"), []string{"/proxy/noProxy/0", "pattern"}},
 		{"agent", append(slices.Clone(member), "--set", "broker.replicas=3"), []string{"replicas", "not allowed"}},
 	} {
 		_, stderr, err := runHelm(t, append([]string{"template", "x", tt.chart}, tt.set...)...)

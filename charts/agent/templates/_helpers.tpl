@@ -31,6 +31,23 @@ app.kubernetes.io/managed-by: sealane-agent
 {{- .Values.tokenSecret.name | default (printf "%s-token" (include "agent.name" .)) -}}
 {{- end -}}
 
+{{/* The Secret that names the proxy; nothing if there is none. */}}
+{{- define "agent.proxySecret" -}}
+{{- with .Values.proxy -}}
+{{- if .url -}}
+{{- printf "%s-proxy" (include "agent.name" $) -}}
+{{- else -}}
+{{- (.secret).name -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+
+{{/* What is reached without the proxy. The agent tells its pods which link goes through it. */}}
+{{- define "agent.noProxy" -}}
+{{- $inside := list "$(KUBERNETES_SERVICE_HOST)" ".svc" (printf ".%s" .Values.clusterDomain) -}}
+{{- concat $inside (.Values.proxy.noProxy | default list) | join "," -}}
+{{- end -}}
+
 {{- define "agent.check" -}}
 {{- if not .Values.name -}}
 {{- fail "name: every member needs a name of its own in the federation, such as --set name=berlin" -}}
@@ -43,6 +60,11 @@ app.kubernetes.io/managed-by: sealane-agent
 {{- end -}}
 {{- if and .Release.IsInstall (not .Values.token) (not .Values.tokenSecret.name) -}}
 {{- fail "token: the first start of a member needs a join token: on the hub, \"sealane token create --cluster NAME -o token\"; give it as token, or in a Secret as tokenSecret.name" -}}
+{{- end -}}
+{{- with .Values.proxy -}}
+{{- if and .url (.secret).name -}}
+{{- fail "proxy.url and proxy.secret.name exclude each other: give the proxy as a value or in a Secret of yours" -}}
+{{- end -}}
 {{- end -}}
 {{- $links := .Values.broker.linkService -}}
 {{- if and .Values.advertise (not $links.enabled) -}}

@@ -150,7 +150,7 @@ func (l *links) has(spec *federationv1.LinkSpec) bool {
 		return false
 	}
 	return slices.ContainsFunc(l.running.Remotes, func(r broker.Remote) bool {
-		return r.Peer == spec.Peer && r.Out && r.JWT == spec.Grant.GetOut() && r.Spoke == spec.Spoke && slices.Equal(r.Endpoints, spec.Endpoints)
+		return r.Peer == spec.Peer && r.Out && r.JWT == spec.Grant.GetOut() && r.Spoke == spec.Spoke && r.Incarnation == spec.Incarnation && slices.Equal(r.Endpoints, spec.Endpoints)
 	})
 }
 
@@ -192,7 +192,7 @@ func (l *links) config(h *held) (*broker.Config, map[string]string, map[string]e
 			groups[spec.Peer] = spec.FailoverGroup
 		}
 		out := broker.Remote{
-			Peer: spec.Peer, Out: true, Endpoints: spec.Endpoints, Proxy: proxy, JWT: spec.Grant.Out,
+			Peer: spec.Peer, Incarnation: spec.Incarnation, Out: true, Endpoints: spec.Endpoints, Proxy: proxy, JWT: spec.Grant.Out,
 			Disabled: idle[spec.Peer], Spoke: spec.Spoke, Shared: spec.Group != nil,
 		}
 		in := out

@@ -253,6 +253,7 @@ func TestValidatePart(t *testing.T) {
 		"endpoint with user":    link(func(l *federationv1.LinkSpec) { l.Endpoints = []string{"u@h:1"} }),
 		"endpoint in the clear": link(func(l *federationv1.LinkSpec) { l.Endpoints = []string{"ws://h:1"} }),
 		"no grant":              link(func(l *federationv1.LinkSpec) { l.Grant = nil }),
+		"odd incarnation":       link(func(l *federationv1.LinkSpec) { l.Incarnation = "0123.evil" }),
 		"key of another kind":   acceptPart("osaka", "ABC"),
 		"peer with a path":      linkPart(&federationv1.LinkSpec{Peer: "../x", Role: federationv1.LinkSpec_ACCEPT}),
 	} {

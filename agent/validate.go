@@ -170,6 +170,9 @@ func validateLink(l *federationv1.LinkSpec) error {
 		if len(l.Grant.Out) > maxJWT || len(l.Grant.In) > maxJWT {
 			return fmt.Errorf("the grant is too long")
 		}
+		if l.Incarnation != "" && !federationv1.ValidIncarnation(l.Incarnation) {
+			return fmt.Errorf("%q is no incarnation", l.Incarnation)
+		}
 	case federationv1.LinkSpec_ACCEPT:
 		if !nkeys.IsValidPublicUserKey(l.PeerKey) {
 			return fmt.Errorf("%q is no public user key", l.PeerKey)

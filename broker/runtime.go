@@ -27,7 +27,7 @@ type Config struct {
 	// on to servers outside this process.
 	Authorities [][]byte
 	// TrustDomain of the federation; a remote's certificate must carry
-	// federationv1.MemberDNSName of the peer.
+	// federationv1.MemberDNSName of the peer, and IncarnationDNSName if that is known.
 	TrustDomain string
 	// Remotes are the leaf connections to open.
 	Remotes []Remote
@@ -41,6 +41,9 @@ type Remote struct {
 	Out bool
 	// Endpoints of the peer, host:port.
 	Endpoints []string
+	// Incarnation that the peer's certificate must carry beside its name; "": the name is
+	// enough.
+	Incarnation string
 	// Proxy is the HTTP proxy (http or https, with user and password or neither) through
 	// which they are dialled; nil: none.
 	Proxy *url.URL

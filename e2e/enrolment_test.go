@@ -231,8 +231,9 @@ func onlyNames(t testing.TB, der []byte, domain, name string) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	incarnation := federationv1.IncarnationOf(c.DNSNames, domain, name)
 	got := fmt.Sprint(c.URIs, c.DNSNames, len(c.IPAddresses), len(c.EmailAddresses), c.IsCA)
-	if want := fmt.Sprint([]string{federationv1.MemberID(domain, name)}, []string{federationv1.MemberDNSName(domain, name)}, 0, 0, false); got != want {
+	if want := fmt.Sprint([]string{federationv1.MemberID(domain, name)}, []string{federationv1.MemberDNSName(domain, name), federationv1.IncarnationDNSName(domain, name, incarnation)}, 0, 0, false); got != want {
 		t.Errorf("the certificate is for %s, want %s", got, want)
 	}
 	if cn := c.Subject.CommonName; cn != "" && cn != name {

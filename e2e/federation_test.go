@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -290,14 +291,22 @@ func eventually(t testing.TB, within time.Duration, what string, try func() erro
 	}
 }
 
+// given are the addresses that freeAddress has given out: who got one may not listen yet.
+var given sync.Map
+
 func freeAddress(t testing.TB) string {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
+	for {
+		l, err := net.Listen("tcp", "127.0.0.1:0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		l.Close() // nothing was accepted
+		address := l.Addr().String()
+		if _, again := given.LoadOrStore(address, true); !again {
+			return address
+		}
 	}
-	defer l.Close() // nothing was accepted
-	return l.Addr().String()
 }
 
 func random(n int) string {

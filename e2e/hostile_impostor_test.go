@@ -85,7 +85,8 @@ func (i *impostor) seen() (tried, believed int, told string) {
 
 // TestImpostor listens where berlin accepts links, with everything that is not
 // berlin's: who dials refuses it, says so, and tells it nothing. With what was stolen
-// from berlin itself it is believed until berlin is revoked.
+// from berlin itself it is believed until berlin is revoked, and also not when another
+// member has taken the name since.
 func TestImpostor(t *testing.T) {
 	t.Parallel()
 	f, other := newFederation(t), newFederation(t)
@@ -109,7 +110,7 @@ func TestImpostor(t *testing.T) {
 		cert *tls.Certificate
 		says string // in tokyo's log
 	}{
-		{"evil's certificate", evil, "certificate is valid for evil.cluster.sealane.local, not berlin.cluster.sealane.local"},
+		{"evil's certificate", evil, ", not berlin.cluster.sealane.local"},
 		{"a certificate of berlin in another federation", foreign, "certificate signed by unknown authority"},
 		{"no TLS", nil, ""}, // how that ends differs
 	} {
@@ -131,11 +132,11 @@ func TestImpostor(t *testing.T) {
 		}
 		f.linkState("tokyo", "berlin", v1alpha1.LinkDown)
 	}
-	m := &v1alpha1.MemberCluster{}
-	if err := f.kube.Get(t.Context(), client.ObjectKey{Name: "tokyo"}, m); err != nil {
+	tokyo := &v1alpha1.MemberCluster{}
+	if err := f.kube.Get(t.Context(), client.ObjectKey{Name: "tokyo"}, tokyo); err != nil {
 		t.Fatal(err)
 	}
-	if l := m.Status.Links; len(l) != 1 || l[0].Message == "" {
+	if l := tokyo.Status.Links; len(l) != 1 || l[0].Message == "" {
 		t.Errorf("the status says %+v", l)
 	}
 
@@ -174,5 +175,31 @@ func TestImpostor(t *testing.T) {
 	f.connect("tokyo", "more") // everything was looked at again since
 	if _, believed, told := fake.seen(); believed > 0 {
 		t.Errorf("the revoked berlin is believed, and told %q", told)
+	}
+
+	// Its name is taken again, by a member that is reached where the thief listens.
+	m := f.members["berlin"]
+	if err := os.RemoveAll(m.dir); err != nil {
+		t.Fatal(err)
+	}
+	fake.shows(berlin)
+	f.launch(m, "--link-listen", m.links, "--advertise", way.address())
+	eventually(t, 60*time.Second, "tokyo dials the new berlin, refuses the former one, and says why", func() error {
+		if tried, _, _ := fake.seen(); tried < 4 {
+			return fmt.Errorf("dialed %d times", tried)
+		}
+		if !strings.Contains(f.members["tokyo"].logged(), "the certificate is of a former member berlin") {
+			return errors.New("nothing in the log")
+		}
+		return nil
+	})
+	if _, believed, told := fake.seen(); believed > 0 || strings.Contains(told, "CONNECT") {
+		t.Errorf("the former berlin is believed by %d, and told %q", believed, told)
+	}
+	f.linkState("tokyo", "berlin", v1alpha1.LinkDown)
+	way.lead(m.links)
+	f.linkState("tokyo", "berlin", v1alpha1.LinkUp)
+	if _, believed, _ := fake.seen(); believed > 0 {
+		t.Errorf("the former berlin was believed by %d", believed)
 	}
 }

@@ -138,7 +138,7 @@ func (a *Authority) pool() *x509.CertPool {
 
 // Issue makes a member's certificate for a key. Everything in it but the key is
 // the hub's choice.
-func (a *Authority) Issue(cluster string, key crypto.PublicKey) (der []byte, notAfter time.Time, err error) {
+func (a *Authority) Issue(cluster, incarnation string, key crypto.PublicKey) (der []byte, notAfter time.Time, err error) {
 	id, err := url.Parse(federationv1.MemberID(a.trustDomain, cluster))
 	if err != nil {
 		return nil, time.Time{}, err
@@ -148,7 +148,7 @@ func (a *Authority) Issue(cluster string, key crypto.PublicKey) (der []byte, not
 		SerialNumber:          serial(),
 		Subject:               pkix.Name{CommonName: cluster},
 		URIs:                  []*url.URL{id},
-		DNSNames:              []string{federationv1.MemberDNSName(a.trustDomain, cluster)},
+		DNSNames:              []string{federationv1.MemberDNSName(a.trustDomain, cluster), federationv1.IncarnationDNSName(a.trustDomain, cluster, incarnation)},
 		NotBefore:             now.Add(-clockSkew),
 		NotAfter:              now.Add(memberValidity).Truncate(time.Second),
 		KeyUsage:              x509.KeyUsageDigitalSignature,

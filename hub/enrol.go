@@ -1,6 +1,7 @@
 package hub
 
 import (
+	"cmp"
 	"context"
 	"crypto/subtle"
 	"errors"
@@ -71,12 +72,20 @@ func (e *enrolment) enrol(ctx context.Context, req *federationv1.EnrolRequest) (
 	if err != nil {
 		return nil, err
 	}
-	der, notAfter, err := e.authority.Issue(a.cluster, a.key)
+	held, err := e.holder(ctx, a, token)
+	if err != nil {
+		return nil, err
+	}
+	incarnation := newIncarnation(a.keyHash)
+	if held != nil {
+		incarnation = cmp.Or(held.Incarnation, incarnation)
+	}
+	der, notAfter, err := e.authority.Issue(a.cluster, incarnation, a.key)
 	if err != nil {
 		return nil, status.Errorf(codes.InvalidArgument, "no certificate can be made for the key: %v", err)
 	}
-	member := v1alpha1.MemberIdentity{KeyHash: a.keyHash, NotAfter: metav1.NewTime(notAfter), Token: a.token.Name}
-	again, err := e.admit(ctx, a, token, member)
+	member := v1alpha1.MemberIdentity{KeyHash: a.keyHash, Incarnation: incarnation, NotAfter: metav1.NewTime(notAfter), Token: a.token.Name}
+	again, err := e.admit(ctx, a, token, held, member)
 	if err != nil {
 		return nil, err
 	}
@@ -137,12 +146,8 @@ func (e *enrolment) verify(ctx context.Context, a applicant) (*v1alpha1.JoinToke
 // admit makes the applicant the member of its name: it uses up one use of the
 // token, then claims the name, and gives the use back if that fails. An
 // applicant that is the member already (the answer was lost) costs no use.
-func (e *enrolment) admit(ctx context.Context, a applicant, t *v1alpha1.JoinToken, id v1alpha1.MemberIdentity) (again bool, err error) {
-	held, err := e.holder(ctx, a, t)
-	if err != nil {
-		return false, err
-	}
-	if held == "" {
+func (e *enrolment) admit(ctx context.Context, a applicant, t *v1alpha1.JoinToken, held *v1alpha1.MemberIdentity, id v1alpha1.MemberIdentity) (again bool, err error) {
+	if held == nil {
 		if err := e.consume(ctx, a, t); err != nil {
 			return false, err
 		}
@@ -151,7 +156,7 @@ func (e *enrolment) admit(ctx context.Context, a applicant, t *v1alpha1.JoinToke
 		}
 		return false, err
 	}
-	if held != a.keyHash {
+	if held.KeyHash != a.keyHash {
 		return false, errTaken(a.cluster)
 	}
 	return true, e.reissue(ctx, a, id)
@@ -165,28 +170,28 @@ func unavailable(err error) error {
 	return status.Errorf(codes.Unavailable, "the hub cannot reach its API server now: %v", err)
 }
 
-// holder is the hash of the key that has the name; empty: the name is free.
-func (e *enrolment) holder(ctx context.Context, a applicant, t *v1alpha1.JoinToken) (string, error) {
+// holder is who has the name; nil: it is free.
+func (e *enrolment) holder(ctx context.Context, a applicant, t *v1alpha1.JoinToken) (*v1alpha1.MemberIdentity, error) {
 	var m v1alpha1.MemberCluster
 	err := e.live.Get(ctx, client.ObjectKey{Name: a.cluster}, &m)
 	if err != nil && !apierrors.IsNotFound(err) {
-		return "", unavailable(err)
+		return nil, unavailable(err)
 	}
 	if err == nil && !m.DeletionTimestamp.IsZero() {
-		return "", status.Errorf(codes.FailedPrecondition, "the member %q that had this name is leaving: try again when it has left, or end that with \"sealane remove %s --forget\"", m.Name, m.Name)
+		return nil, status.Errorf(codes.FailedPrecondition, "the member %q that had this name is leaving: try again when it has left, or end that with \"sealane remove %s --forget\"", m.Name, m.Name)
 	}
 	if err == nil && len(m.Spec.RevokedKeys) > 0 {
 		if err := approved(&m, a.keyHash, t); err != nil {
-			return "", err
+			return nil, err
 		}
 		if mayReturn(&m, a.keyHash) {
-			return "", nil
+			return nil, nil
 		}
 	}
-	if err != nil || m.Status.Identity == nil {
-		return "", nil
+	if err != nil {
+		return nil, nil
 	}
-	return m.Status.Identity.KeyHash, nil
+	return m.Status.Identity, nil
 }
 
 // consume counts one use of the token. Of several that compete for the last

@@ -3,6 +3,7 @@ package hub
 import (
 	"bytes"
 	"context"
+	"crypto/tls"
 	"crypto/x509"
 	"errors"
 	"log/slog"
@@ -43,7 +44,7 @@ func TestEnrol(t *testing.T) {
 		t.Errorf("who wrote the fields of the member is noted: %v", m.ManagedFields)
 	}
 	equal(t, "identity", m.Status.Identity, &v1alpha1.MemberIdentity{
-		KeyHash: keyHash(cert.RawSubjectPublicKeyInfo), NotAfter: metav1.NewTime(cert.NotAfter.Local()), Token: token.Name,
+		KeyHash: keyHash(cert.RawSubjectPublicKeyInfo), Incarnation: carried(cert, name), NotAfter: metav1.NewTime(cert.NotAfter.Local()), Token: token.Name,
 	})
 	used := h.token(t, token.Name)
 	if used.Status.Uses != 1 || !slices.Equal(used.Status.Members, []string{name}) {
@@ -57,6 +58,8 @@ func TestEnrol(t *testing.T) {
 	}
 	if again := pair(t, res.Certificates, key).Leaf; again.SerialNumber.Cmp(cert.SerialNumber) == 0 {
 		t.Error("the same certificate again")
+	} else if got := carried(again, name); got == "" || got != carried(cert, name) {
+		t.Errorf("incarnation %q became %q", carried(cert, name), got)
 	}
 	if used := h.token(t, token.Name); used.Status.Uses != 1 {
 		t.Errorf("a second answer cost a use: %d", used.Status.Uses)
@@ -268,6 +271,76 @@ func TestEnrolNeverLogsSecrets(t *testing.T) {
 	if s := log.String(); !strings.Contains(s, "PermissionDenied") || strings.Contains(s, secret) || strings.ContainsRune(s, '\x1b') {
 		t.Errorf("log:\n%s", s)
 	}
+}
+
+// carried is the incarnation that a certificate carries.
+func carried(cert *x509.Certificate, name string) string {
+	return federationv1.IncarnationOf(cert.DNSNames, "test.local", name)
+}
+
+// A member keeps its incarnation over renewals and enrolments of its own. One that
+// enrolled before there were incarnations has none until it uses a certificate that
+// carries one. Whoever takes its name gets another.
+func TestIncarnation(t *testing.T) {
+	h := newTestHub(t)
+	h.fleet.Publish(plan())
+	name := unique("again")
+	known := func(want string) {
+		t.Helper()
+		if got := h.member(t, name).Status.Identity.Incarnation; got != want {
+			t.Errorf("the hub knows incarnation %q, want %q", got, want)
+		}
+	}
+	next := func(cert tls.Certificate) tls.Certificate {
+		t.Helper()
+		key := newKey(t)
+		res, err := federationv1.NewFederationClient(h.dial(t, cert)).Renew(t.Context(), &federationv1.RenewRequest{Csr: request(t, key)})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return pair(t, res.Certificates, key)
+	}
+	use := func(cert tls.Certificate) {
+		t.Helper()
+		s := h.sync(t, cert, hello(federationv1.EmptyHash))
+		s.welcome()
+	}
+
+	first := h.join(t, name)
+	inc := carried(first.Leaf, name)
+	known(inc)
+	renewed := next(first)
+	if got := carried(renewed.Leaf, name); inc == "" || got != inc {
+		t.Errorf("incarnation %q became %q", inc, got)
+	}
+	use(renewed)
+	known(inc)
+
+	m := h.member(t, name)
+	m.Status.Identity.Incarnation = "" // as if enrolled by an older hub
+	if err := h.client.Status().Update(t.Context(), m); err != nil {
+		t.Fatal(err)
+	}
+	use(renewed)
+	known("")
+	newer := next(renewed)
+	known("") // it may show the older one still
+	use(newer)
+	known(inc)
+
+	m = h.member(t, name)
+	m.Finalizers = nil
+	if err := h.client.Update(t.Context(), m); err != nil {
+		t.Fatal(err)
+	}
+	if err := h.client.Delete(t.Context(), m); err != nil {
+		t.Fatal(err)
+	}
+	other := h.join(t, name)
+	if got := carried(other.Leaf, name); got == "" || got == inc {
+		t.Errorf("who takes the name has incarnation %q, the former has %q", got, inc)
+	}
+	known(carried(other.Leaf, name))
 }
 
 func TestRenew(t *testing.T) {

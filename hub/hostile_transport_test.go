@@ -336,7 +336,7 @@ func TestHostileCertificates(t *testing.T) {
 		}, id), codes.Unavailable)
 		refusedBy(t, at, "for servers", forge(t, func(c *x509.Certificate) { c.ExtKeyUsage = []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth} }, id), codes.Unavailable)
 		key := newKey(t)
-		der, _, err := newAuthority(t).Issue(a.victim, key.Public())
+		der, _, err := newAuthority(t).Issue(a.victim, anIncarnation, key.Public())
 		if err != nil {
 			t.Fatal(err)
 		}

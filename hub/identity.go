@@ -1,6 +1,7 @@
 package hub
 
 import (
+	"cmp"
 	"context"
 	"crypto/x509"
 	"fmt"
@@ -43,6 +44,24 @@ type identities struct {
 	cached client.Reader
 	live   client.Reader
 	writer client.Client
+}
+
+// incarnation is what a new certificate of the member carries: what the present one
+// does.
+func (i identity) incarnation(trustDomain string) string {
+	return cmp.Or(federationv1.IncarnationOf(i.cert.DNSNames, trustDomain, i.cluster), newIncarnation(i.keyHash))
+}
+
+// newIncarnation is that of a member that enrols with a key, which nobody had before
+// it and nobody has after it.
+func newIncarnation(keyHash string) string { return keyHash[:32] }
+
+// incarnationOf is what the certificate of a member carries, as far as is known.
+func incarnationOf(m *v1alpha1.MemberCluster) string {
+	if m.Status.Identity == nil {
+		return ""
+	}
+	return m.Status.Identity.Incarnation
 }
 
 type identityKey struct{}
@@ -113,6 +132,8 @@ func (i *identities) authenticate(ctx context.Context, cert *x509.Certificate) (
 			return nil // a revoked key has no successor
 		}
 		have.KeyHash, have.NextKeyHash = id.keyHash, "" // the renewal is in use: the old key is void
+		// Those who dial the member may insist on what it shows from now on.
+		have.Incarnation = federationv1.IncarnationOf(cert.DNSNames, i.trustDomain, cluster)
 		return i.writer.Status().Update(ctx, &m)
 	})
 	switch have := m.Status.Identity; {

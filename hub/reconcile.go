@@ -295,7 +295,7 @@ func planDiffers(a, b client.Object) bool {
 	}
 	m, isMember := a.(*v1alpha1.MemberCluster)
 	n, _ := b.(*v1alpha1.MemberCluster)
-	return isMember && (n == nil || topology.StandingOf(m) != topology.StandingOf(n) || m.Status.LinkKey != n.Status.LinkKey || !sameRuntime(m.Status.Agent, n.Status.Agent) ||
+	return isMember && (n == nil || topology.StandingOf(m) != topology.StandingOf(n) || m.Status.LinkKey != n.Status.LinkKey || incarnationOf(m) != incarnationOf(n) || !sameRuntime(m.Status.Agent, n.Status.Agent) ||
 		!slices.Equal(m.Status.Endpoints, n.Status.Endpoints) || !slices.Equal(m.Status.Grants, n.Status.Grants))
 }
 

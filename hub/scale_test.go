@@ -80,7 +80,7 @@ func BenchmarkThousandMembers(b *testing.B) {
 func (h *testHub) admit(t testing.TB, name string) tls.Certificate {
 	t.Helper()
 	key := newKey(t)
-	der, notAfter, err := h.authority.Issue(name, key.Public())
+	der, notAfter, err := h.authority.Issue(name, anIncarnation, key.Public())
 	if err != nil {
 		t.Fatal(err)
 	}

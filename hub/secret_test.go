@@ -144,7 +144,7 @@ func TestAuthorityRotation(t *testing.T) {
 		return c.Leaf
 	}
 	member := func() *x509.Certificate {
-		der, _, err := a.Issue("m", newKey(t).Public())
+		der, _, err := a.Issue("m", anIncarnation, newKey(t).Public())
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -179,7 +179,7 @@ func (s *server) Renew(ctx context.Context, req *federationv1.RenewRequest) (*fe
 	if err != nil {
 		return nil, status.Error(codes.InvalidArgument, err.Error())
 	}
-	der, notAfter, err := s.authority.Issue(id.cluster, key)
+	der, notAfter, err := s.authority.Issue(id.cluster, id.incarnation(s.authority.TrustDomain()), key)
 	if err != nil {
 		return nil, status.Errorf(codes.InvalidArgument, "no certificate can be made for the key: %v", err)
 	}

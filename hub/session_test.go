@@ -332,7 +332,7 @@ func TestSessionNeedsOurCertificate(t *testing.T) {
 	other := newAuthority(t)
 	issue := func(a *Authority, cluster string) tls.Certificate {
 		key := newKey(t)
-		der, _, err := a.Issue(cluster, key.Public())
+		der, _, err := a.Issue(cluster, anIncarnation, key.Public())
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -10,6 +10,7 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 	"pgregory.net/rapid"
 
+	federationv1 "github.com/sealane/sealane/api/federation/v1"
 	"github.com/sealane/sealane/api/v1alpha1"
 )
 
@@ -336,4 +337,48 @@ func TestLimits(t *testing.T) {
 			t.Errorf("16 combinations are refused: %+v", p.Problems)
 		}
 	})
+}
+
+// TestIncarnation: who dials a member is told which one of its name it is; that another
+// has the name now concerns nobody else, and that a certificate was renewed nobody.
+func TestIncarnation(t *testing.T) {
+	t.Parallel()
+	in := threeMembers()
+	for _, m := range in.Members {
+		for _, o := range in.Members {
+			if o != m {
+				m.Status.Grants = append(m.Status.Grants, v1alpha1.Grant{Peer: o.Name, Key: m.Status.LinkKey, Out: "out", In: "in"})
+			}
+		}
+		m.Status.Identity = &v1alpha1.MemberIdentity{KeyHash: "k-" + m.Name, Incarnation: "i-" + m.Name}
+	}
+	p := Compile(in)
+	dialers := map[string]bool{} // of a
+	for _, l := range p.Links {
+		if got, want := p.Members[l.Dialer].Part(federationv1.LinkID(l.Acceptor)).Part.GetLink().GetIncarnation(), "i-"+l.Acceptor; got != want {
+			t.Errorf("%s dials %s of incarnation %q, want %q", l.Dialer, l.Acceptor, got, want)
+		}
+		if got := p.Members[l.Acceptor].Part(federationv1.LinkID(l.Dialer)).Part.GetLink().GetIncarnation(); got != "" {
+			t.Errorf("%s awaits %s of incarnation %q", l.Acceptor, l.Dialer, got)
+		}
+		dialers[l.Dialer] = dialers[l.Dialer] || l.Acceptor == "a"
+	}
+	again := in
+	again.Members = slices.Clone(in.Members)
+	change := func(id v1alpha1.MemberIdentity) {
+		again.Members[0] = again.Members[0].DeepCopy()
+		again.Members[0].Status.Identity = &id
+	}
+	change(v1alpha1.MemberIdentity{KeyHash: "renewed", Incarnation: "i-a"})
+	renewed := Recompile(p, again)
+	change(v1alpha1.MemberIdentity{KeyHash: "other", Incarnation: "i-other"})
+	other := Recompile(renewed, again)
+	for name := range p.Members {
+		if renewed.Members[name].Hash != p.Members[name].Hash {
+			t.Errorf("a renewal changes %s", name)
+		}
+		if changed := other.Members[name].Hash != p.Members[name].Hash; changed != dialers[name] {
+			t.Errorf("another has the name: that changes %s is %v, and that it dials it %v", name, changed, dialers[name])
+		}
+	}
 }

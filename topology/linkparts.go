@@ -40,7 +40,16 @@ func (a *assembled) linkSpec(i int32, p peer) *federationv1.LinkSpec {
 		Peer: acceptor.Name, Role: federationv1.LinkSpec_DIAL, Endpoints: slices.Clone(endpoints(acceptor)),
 		Grant:         &federationv1.Grant{Peer: dialer.Name, Key: g.Key, Out: g.Out, In: g.In},
 		FailoverGroup: l.group, Priority: l.priority, Spoke: !l.split, Group: f.group(l),
+		Incarnation: incarnation(acceptor),
 	}
+}
+
+// incarnation is what the certificate of a member carries beside its name; "": nothing.
+func incarnation(m *v1alpha1.MemberCluster) string {
+	if m.Status.Identity == nil {
+		return ""
+	}
+	return m.Status.Identity.Incarnation
 }
 
 func (a *assembled) planLinks() []Link {

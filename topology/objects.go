@@ -94,7 +94,7 @@ func sameFacts(a, b *v1alpha1.MemberCluster) bool {
 	if a == b {
 		return true
 	}
-	return a.Status.LinkKey == b.Status.LinkKey && slices.Equal(endpoints(a), endpoints(b)) &&
+	return a.Status.LinkKey == b.Status.LinkKey && incarnation(a) == incarnation(b) && slices.Equal(endpoints(a), endpoints(b)) &&
 		slices.Equal(a.Status.Grants, b.Status.Grants)
 }
 

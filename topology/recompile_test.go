@@ -136,10 +136,11 @@ func edit(t *rapid.T, in Input, n int) Input {
 		m := out.Members[i].DeepCopy()
 		m.Status.LinkKey = fmt.Sprintf("U%d", n)
 		out.Members[i] = m
-	case k == 9: // its address changes, or goes
+	case k == 9: // its address changes, or goes, and perhaps it is another of its name
 		i := pick(len(out.Members))
 		m := out.Members[i].DeepCopy()
 		m.Status.Endpoints = rapid.SampledFrom([][]string{nil, {m.Name + ":1"}, {m.Name + ":2", "x:3"}}).Draw(t, "endpoints")
+		m.Status.Identity = &v1alpha1.MemberIdentity{Incarnation: rapid.SampledFrom([]string{"", "i1", "i2"}).Draw(t, "incarnation")}
 		out.Members[i] = m
 	case k == 10: // something that does not matter
 		i := pick(len(out.Members))

@@ -172,6 +172,13 @@ type MemberIdentity struct {
 	//
 	// +optional
 	NextKeyHash string `json:"nextKeyHash,omitempty"`
+	// Incarnation tells the member from others that had its name before or have it
+	// later. It is given at enrolment and kept over renewals; the certificate carries
+	// it, and who dials the member insists on it. Empty: the present certificate is
+	// from before there were incarnations.
+	//
+	// +optional
+	Incarnation string `json:"incarnation,omitempty"`
 	// NotAfter is when the newest certificate expires.
 	NotAfter metav1.Time `json:"notAfter"`
 	// Token is the name of the JoinToken that the member enrolled with.

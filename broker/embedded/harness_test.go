@@ -85,7 +85,7 @@ func newAuthority(t *testing.T) *authority {
 }
 
 // issue makes the TLS configuration of a member.
-func (a *authority) issue(t *testing.T, name string, until time.Time) *tls.Config {
+func (a *authority) issue(t *testing.T, name string, until time.Time, incarnation ...string) *tls.Config {
 	t.Helper()
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
@@ -101,6 +101,9 @@ func (a *authority) issue(t *testing.T, name string, until time.Time) *tls.Confi
 		URIs: []*url.URL{id}, DNSNames: []string{federationv1.MemberDNSName(testDomain, name)},
 		KeyUsage:    x509.KeyUsageDigitalSignature,
 		ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth},
+	}
+	for _, i := range incarnation {
+		tmpl.DNSNames = append(tmpl.DNSNames, federationv1.IncarnationDNSName(testDomain, name, i))
 	}
 	der, err := x509.CreateCertificate(rand.Reader, tmpl, a.cert, key.Public(), a.key)
 	if err != nil {

@@ -111,7 +111,7 @@ func (n *Node) serverOptions(s *brokerv1.State, name string, bad map[string]stri
 	}
 	used := map[string]bool{}
 	for _, m := range s.Remotes {
-		r := broker.Remote{Peer: m.Peer, Out: m.Out, Endpoints: m.Endpoints, JWT: m.Jwt, Disabled: m.Disabled, Spoke: m.Spoke, Shared: m.Shared}
+		r := broker.Remote{Peer: m.Peer, Out: m.Out, Endpoints: m.Endpoints, JWT: m.Jwt, Disabled: m.Disabled, Spoke: m.Spoke, Shared: m.Shared, Incarnation: m.Incarnation}
 		if m.Proxy != "" {
 			if r.Proxy, err = url.Parse(m.Proxy); err != nil {
 				bad[m.Peer] = err.Error()

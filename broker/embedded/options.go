@@ -157,6 +157,9 @@ func remoteOptions(account string, c broker.Config, r broker.Remote, creds strin
 	}
 	t := linkTLS(c.TLS)
 	t.ServerName = federationv1.MemberDNSName(c.TrustDomain, r.Peer)
+	if r.Incarnation != "" {
+		t.VerifyConnection = verifyIncarnation(r.Peer, federationv1.IncarnationDNSName(c.TrustDomain, r.Peer, r.Incarnation))
+	}
 	ro := &server.RemoteLeafOpts{
 		LocalAccount:      account,
 		URLs:              urls,
@@ -183,6 +186,19 @@ func remoteOptions(account string, c broker.Config, r broker.Remote, creds strin
 		ro.Proxy.Password, _ = p.User.Password()
 	}
 	return ro, nil
+}
+
+// verifyIncarnation refuses, of all whose certificate is good for the peer's name, those
+// who had it before. It comes on top of Go's verification. The name is not the one that
+// is dialled, because gateways go by that. NATS takes over the TLS of remotes with every
+// reload without comparing it, which it could not do with functions.
+func verifyIncarnation(peer, name string) func(tls.ConnectionState) error {
+	return func(s tls.ConnectionState) error {
+		if len(s.PeerCertificates) == 0 || !slices.Contains(s.PeerCertificates[0].DNSNames, name) {
+			return fmt.Errorf("the certificate is of a former member %s, or of one that is too new to be known", peer)
+		}
+		return nil
+	}
 }
 
 // endpointURLs reads endpoints.

@@ -62,6 +62,7 @@ func (c *composer) compose(w wanted) (s *brokerv1.State, errs map[string]error, 
 	for _, r := range w.config.Remotes {
 		m := &brokerv1.Remote{
 			Peer: r.Peer, Out: r.Out, Endpoints: r.Endpoints, Jwt: r.JWT, Disabled: r.Disabled, Spoke: r.Spoke, Shared: r.Shared,
+			Incarnation: r.Incarnation,
 		}
 		if r.Proxy != nil {
 			m.Proxy = r.Proxy.String()

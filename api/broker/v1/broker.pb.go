@@ -364,7 +364,9 @@ type Remote struct {
 	Spoke     bool                   `protobuf:"varint,6,opt,name=spoke,proto3" json:"spoke,omitempty"`
 	Shared    bool                   `protobuf:"varint,7,opt,name=shared,proto3" json:"shared,omitempty"`
 	// URL of the HTTP proxy through which the endpoints are dialled; empty: none.
-	Proxy         string `protobuf:"bytes,8,opt,name=proxy,proto3" json:"proxy,omitempty"`
+	Proxy string `protobuf:"bytes,8,opt,name=proxy,proto3" json:"proxy,omitempty"`
+	// Which of all members that ever had the peer's name it is; empty: not known.
+	Incarnation   string `protobuf:"bytes,9,opt,name=incarnation,proto3" json:"incarnation,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -451,6 +453,13 @@ func (x *Remote) GetShared() bool {
 func (x *Remote) GetProxy() string {
 	if x != nil {
 		return x.Proxy
+	}
+	return ""
+}
+
+func (x *Remote) GetIncarnation() string {
+	if x != nil {
+		return x.Incarnation
 	}
 	return ""
 }
@@ -1548,7 +1557,7 @@ const file_broker_v1_broker_proto_rawDesc = "" +
 	"\aAccount\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x10\n" +
 	"\x03key\x18\x02 \x01(\tR\x03key\x12\x14\n" +
-	"\x05token\x18\x03 \x01(\tR\x05token\"\xbe\x01\n" +
+	"\x05token\x18\x03 \x01(\tR\x05token\"\xe0\x01\n" +
 	"\x06Remote\x12\x12\n" +
 	"\x04peer\x18\x01 \x01(\tR\x04peer\x12\x10\n" +
 	"\x03out\x18\x02 \x01(\bR\x03out\x12\x1c\n" +
@@ -1557,7 +1566,8 @@ const file_broker_v1_broker_proto_rawDesc = "" +
 	"\bdisabled\x18\x05 \x01(\bR\bdisabled\x12\x14\n" +
 	"\x05spoke\x18\x06 \x01(\bR\x05spoke\x12\x16\n" +
 	"\x06shared\x18\a \x01(\bR\x06shared\x12\x14\n" +
-	"\x05proxy\x18\b \x01(\tR\x05proxy\"2\n" +
+	"\x05proxy\x18\b \x01(\tR\x05proxy\x12 \n" +
+	"\vincarnation\x18\t \x01(\tR\vincarnation\"2\n" +
 	"\x06Server\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x14\n" +
 	"\x05route\x18\x02 \x01(\tR\x05route\"\xd7\x02\n" +

@@ -2369,7 +2369,10 @@ type LinkSpec struct {
 	// connection on which it sends, which needs brokers of one server at both ends.
 	Spoke bool `protobuf:"varint,8,opt,name=spoke,proto3" json:"spoke,omitempty"`
 	// The link shares its accounts at the acceptor with others; unset: it has its own.
-	Group         *LinkGroup `protobuf:"bytes,9,opt,name=group,proto3" json:"group,omitempty"`
+	Group *LinkGroup `protobuf:"bytes,9,opt,name=group,proto3" json:"group,omitempty"`
+	// Dial: which of all members that ever had the peer's name it is: its certificate
+	// carries IncarnationDNSName. Empty: not known, the name alone counts (ADR 24).
+	Incarnation   string `protobuf:"bytes,10,opt,name=incarnation,proto3" json:"incarnation,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2465,6 +2468,13 @@ func (x *LinkSpec) GetGroup() *LinkGroup {
 		return x.Group
 	}
 	return nil
+}
+
+func (x *LinkSpec) GetIncarnation() string {
+	if x != nil {
+		return x.Incarnation
+	}
+	return ""
 }
 
 // LinkGroup is what the links of many dialers to one acceptor share: there they
@@ -3136,7 +3146,7 @@ const file_federation_v1_federation_proto_rawDesc = "" +
 	"\astorage\x18\x03 \x01(\x03R\astorage\x12\x16\n" +
 	"\x06memory\x18\x04 \x01(\x03R\x06memory\x12\x18\n" +
 	"\astreams\x18\x05 \x01(\x03R\astreams\x12\x1c\n" +
-	"\tconsumers\x18\x06 \x01(\x03R\tconsumers\"\x8a\x03\n" +
+	"\tconsumers\x18\x06 \x01(\x03R\tconsumers\"\xac\x03\n" +
 	"\bLinkSpec\x12\x12\n" +
 	"\x04peer\x18\x01 \x01(\tR\x04peer\x128\n" +
 	"\x04role\x18\x02 \x01(\x0e2$.sealane.federation.v1.LinkSpec.RoleR\x04role\x12\x1c\n" +
@@ -3146,7 +3156,9 @@ const file_federation_v1_federation_proto_rawDesc = "" +
 	"\x0efailover_group\x18\x06 \x01(\tR\rfailoverGroup\x12\x1a\n" +
 	"\bpriority\x18\a \x01(\x05R\bpriority\x12\x14\n" +
 	"\x05spoke\x18\b \x01(\bR\x05spoke\x126\n" +
-	"\x05group\x18\t \x01(\v2 .sealane.federation.v1.LinkGroupR\x05group\"2\n" +
+	"\x05group\x18\t \x01(\v2 .sealane.federation.v1.LinkGroupR\x05group\x12 \n" +
+	"\vincarnation\x18\n" +
+	" \x01(\tR\vincarnation\"2\n" +
 	"\x04Role\x12\x14\n" +
 	"\x10ROLE_UNSPECIFIED\x10\x00\x12\b\n" +
 	"\x04DIAL\x10\x01\x12\n" +

@@ -62,6 +62,28 @@ func MemberDNSName(trustDomain, cluster string) string {
 	return cluster + ".cluster." + trustDomain
 }
 
+// IncarnationDNSName is a second name in a member's certificate: it tells the member
+// from others that had its name before or have it later (ADR 24).
+func IncarnationDNSName(trustDomain, cluster, incarnation string) string {
+	return incarnation + "." + MemberDNSName(trustDomain, cluster)
+}
+
+// IncarnationOf is the incarnation in the DNS names of a member's certificate; "": it
+// has none.
+func IncarnationOf(dnsNames []string, trustDomain, cluster string) string {
+	for _, n := range dnsNames {
+		if i, ok := strings.CutSuffix(n, "."+MemberDNSName(trustDomain, cluster)); ok && ValidIncarnation(i) {
+			return i
+		}
+	}
+	return ""
+}
+
+// ValidIncarnation tells whether s is an incarnation: 32 digits in hex.
+func ValidIncarnation(s string) bool {
+	return len(s) == 32 && strings.Trim(s, "0123456789abcdef") == ""
+}
+
 // ResetPrefix begins the subjects at which the agent of a durable consumer's
 // member serves CONSUMER.RESET.STREAM.CONSUMER in its account. Other members
 // reach it, and nothing of JetStream's own API (ADR 10).

@@ -47,6 +47,9 @@ type Options struct {
 	HealthListen string
 	// MetricsListen is where metrics are served; empty: nowhere.
 	MetricsListen string
+	// MetricsIfFree has metrics served nowhere, with a warning, if MetricsListen cannot be
+	// had: nobody chose it.
+	MetricsIfFree bool
 	// Version of the agent.
 	Version string
 	Log     *slog.Logger
@@ -282,7 +285,7 @@ func (o *Options) run(ctx context.Context, dir identityDir, id *identity) (err e
 		hub: o.Hub, metrics: newMetrics(), tracer: tracer,
 		info: &federationv1.AgentInfo{Version: o.Version, BrokerVersion: rt.Version(), Runtime: o.runtimeName()},
 	}
-	served, err := serveMetrics(o.MetricsListen, &memberCollector{hub.metrics, m, func() bool { return hub.conn.Load() != nil }}, log)
+	served, err := serveMetrics(o.MetricsListen, o.MetricsIfFree, &memberCollector{hub.metrics, m, func() bool { return hub.conn.Load() != nil }}, log)
 	if err != nil {
 		return err
 	}

@@ -212,15 +212,15 @@ type metricsServer struct {
 	done   chan struct{}
 }
 
-// serveMetrics serves what c shows at addr. If that is the default and somebody has
-// it, as on a machine with several agents, they are served nowhere.
-func serveMetrics(addr string, c *memberCollector, log *slog.Logger) (*metricsServer, error) {
+// serveMetrics serves what c shows at addr. With ifFree they are served nowhere if
+// somebody has that, as on a machine with several agents.
+func serveMetrics(addr string, ifFree bool, c *memberCollector, log *slog.Logger) (*metricsServer, error) {
 	if addr == "" {
 		return nil, nil
 	}
 	l, err := (&net.ListenConfig{}).Listen(context.Background(), "tcp", addr)
-	if err != nil && addr == DefaultMetricsListen {
-		log.Warn("metrics are not served: choose an address with --metrics-listen", "error", err)
+	if err != nil && ifFree {
+		log.Warn("metrics are served nowhere, because the default address cannot be had: choose another one with --metrics-listen HOST:PORT", "reason", err)
 		return nil, nil
 	}
 	if err != nil {

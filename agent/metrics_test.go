@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"fmt"
 	"io"
+	"log/slog"
 	"net"
 	"net/http"
 	"slices"
@@ -98,10 +99,15 @@ func TestMetricsListen(t *testing.T) {
 	check(t, err)
 	defer l.Close()
 	c := &memberCollector{metrics: newMetrics()}
-	if _, err := serveMetrics(l.Addr().String(), c, testLog(t)); err == nil || !strings.Contains(err.Error(), "--metrics-listen") {
+	if _, err := serveMetrics(l.Addr().String(), false, c, testLog(t)); err == nil || !strings.Contains(err.Error(), "--metrics-listen") {
 		t.Errorf("in use: %v", err)
 	}
-	if s, err := serveMetrics("", c, testLog(t)); s != nil || err != nil {
+	var out strings.Builder
+	s, err := serveMetrics(l.Addr().String(), true, c, slog.New(slog.NewTextHandler(&out, nil)))
+	if s != nil || err != nil || strings.Count(out.String(), "level=") != 1 || !strings.Contains(out.String(), "level=WARN") || !strings.Contains(out.String(), "--metrics-listen") {
+		t.Errorf("in use, and not chosen: %v, %v\n%s", s, err, out.String())
+	}
+	if s, err := serveMetrics("", false, c, testLog(t)); s != nil || err != nil {
 		t.Errorf("nowhere: %v, %v", s, err)
 	}
 }

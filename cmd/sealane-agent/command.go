@@ -82,7 +82,7 @@ line is wrong.`,
 			if err := fromEnvironment(cmd.Flags(), os.LookupEnv); err != nil {
 				return usageError{err}
 			}
-			if err := f.complete(cmd.ErrOrStderr()); err != nil {
+			if err := f.complete(cmd.Flags(), cmd.ErrOrStderr()); err != nil {
 				return usageError{err}
 			}
 			return agent.Run(cmd.Context(), f.Options)
@@ -115,7 +115,7 @@ func (f *flags) register(fs *pflag.FlagSet) {
 	fs.StringVar(&f.kubernetes.ClusterDomain, "cluster-domain", agent.DefaultClusterDomain, "DNS `domain` of the cluster (statefulset)")
 	fs.StringSliceVar(&f.kubernetes.CredentialNamespaces, "credential-namespaces", nil, "`namespace` in which Secrets with credentials may be written; may be repeated (statefulset)")
 	fs.StringVar(&f.HealthListen, "health-listen", "", "`host:port` to answer health checks at: /healthz and /readyz; empty: nowhere")
-	fs.StringVar(&f.MetricsListen, "metrics-listen", agent.DefaultMetricsListen, "`host:port` to serve /metrics at; empty: nowhere")
+	fs.StringVar(&f.MetricsListen, "metrics-listen", agent.DefaultMetricsListen, "`host:port` to serve /metrics at; empty: nowhere. If it is not given and another process has the default, nowhere too")
 	fs.StringVar(&f.level, "log-level", "info", "least `level` to log: debug, info, warn or error")
 	fs.StringVar(&f.format, "log-format", "text", "`format` of the log: text or json")
 }
@@ -137,7 +137,8 @@ func fromEnvironment(fs *pflag.FlagSet, lookup func(string) (string, bool)) erro
 }
 
 // complete makes the agent's options of what was given.
-func (f *flags) complete(stderr io.Writer) error {
+func (f *flags) complete(fs *pflag.FlagSet, stderr io.Writer) error {
+	f.MetricsIfFree = !fs.Changed("metrics-listen")
 	log, err := telemetry.NewLogger(stderr, f.level, f.format)
 	if err != nil {
 		return err

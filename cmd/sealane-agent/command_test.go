@@ -10,6 +10,8 @@ import (
 	"testing"
 
 	"github.com/spf13/pflag"
+
+	"github.com/sealane/sealane/agent"
 )
 
 func parse(t *testing.T, env map[string]string, args ...string) (*flags, error) {
@@ -23,7 +25,7 @@ func parse(t *testing.T, env map[string]string, args ...string) (*flags, error) 
 	if err := fromEnvironment(fs, func(k string) (string, bool) { v, ok := env[k]; return v, ok }); err != nil {
 		return nil, err
 	}
-	return f, f.complete(&bytes.Buffer{})
+	return f, f.complete(fs, &bytes.Buffer{})
 }
 
 func TestFlags(t *testing.T) {
@@ -45,6 +47,25 @@ func TestFlags(t *testing.T) {
 	}
 	if f, err := parse(t, nil, "--advertise", "a:1", "--advertise", "b:2", "--token-file", filepath.Join(dir, "gone")); err != nil || len(f.Advertise) != 2 || f.Token != "" {
 		t.Errorf("%+v, %v", f, err)
+	}
+}
+
+// TestMetricsAddress: whoever chooses an address for metrics means it, also if it is
+// the default.
+func TestMetricsAddress(t *testing.T) {
+	for _, tc := range []struct {
+		env    map[string]string
+		args   []string
+		ifFree bool
+	}{
+		{ifFree: true},
+		{args: []string{"--metrics-listen", agent.DefaultMetricsListen}},
+		{env: map[string]string{"SEALANE_METRICS_LISTEN": agent.DefaultMetricsListen}},
+	} {
+		f, err := parse(t, tc.env, tc.args...)
+		if err != nil || f.MetricsListen != agent.DefaultMetricsListen || f.MetricsIfFree != tc.ifFree {
+			t.Errorf("%v %v: %+v, %v", tc.env, tc.args, f.Options, err)
+		}
 	}
 }
 

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/meta"
 
 	"github.com/sealane/sealane/api/v1alpha1"
@@ -30,13 +31,18 @@ func diffCommand(env *environment) *cobra.Command {
 		Long: `Compare what members should hold with what they report.
 
 What each member should hold is compiled from the hub's resources, as the hub
-does; where a topology was rolled back or undone, from the revision in effect. It is compared with the member's reported state: whether it holds it, which
-parts are not applied and why, and which links and durable flows do not work.
-Nothing is printed if all is as it should be. Refused resources, of which no member
-should hold anything, are listed too unless members are named.
+does; where a topology was rolled back or undone, from the revision in effect. It
+is compared with the member's reported state: whether it holds it, which parts are
+not applied and why, and which links and durable flows do not work. Nothing is
+printed if all is as it should be. Refused resources, of which no member should
+hold anything, are listed too unless members are named.
 
-The exit status is 0 if there is no difference, 1 if there is one, and 2 if it
-cannot be told.`,
+Who may not list topologyrevisions is not told what a rollout keeps in effect. The
+output names the topologies and members that this concerns; of these members only
+what the hub wants of them is compared, of all others everything.
+
+The exit status is 0 if there is no difference, 1 if there is one, and 2 if none
+was found but something cannot be told.`,
 		RunE: func(c *cobra.Command, args []string) error {
 			hub, err := env.hub()
 			if err != nil {
@@ -50,14 +56,15 @@ cannot be told.`,
 				return &exitStatus{diffUnknown, err}
 			}
 			revisions, err := hub.Revisions(c.Context(), s.Input())
-			if err != nil {
+			forbidden := apierrors.IsForbidden(err)
+			if err != nil && !forbidden {
 				return &exitStatus{diffUnknown, fmt.Errorf("cannot tell what rollouts keep in effect: %w", hub.Explain(err))}
 			}
 			inEffect, err := topology.EffectiveOf(s.Input(), revisions)
 			if err != nil {
 				return &exitStatus{diffUnknown, fmt.Errorf("cannot tell: %w", err)}
 			}
-			d := difference(s, inEffect.Plan, args)
+			d := difference(s, inEffect, forbidden, args)
 			switch output.value {
 			case "json":
 				err = printJSON(env.out, d)
@@ -66,8 +73,12 @@ cannot be told.`,
 			default:
 				printDifference(env, d)
 			}
-			if err == nil && !d.Same {
+			switch {
+			case err != nil || d.Same:
+			case len(d.Members)+len(d.Refused) > 0:
 				err = &exitStatus{code: diffFound}
+			default:
+				err = &exitStatus{code: diffUnknown}
 			}
 			return err
 		},
@@ -89,10 +100,11 @@ cannot be told.`,
 
 // diffReport is what "sealane diff" says.
 type diffReport struct {
-	// Same is true if nothing differs.
+	// Same is true if nothing differs and everything could be told.
 	Same    bool          `json:"same"`
 	Members []diffMember  `json:"members"`
 	Refused []planProblem `json:"refused,omitempty"`
+	Untold  *diffUntold   `json:"untold,omitempty"`
 }
 
 // diffMember is a member that is not as it should be.
@@ -116,9 +128,12 @@ type diffFinding struct {
 	Message string     `json:"message,omitempty"`
 }
 
-// difference compares the statuses in s with the plan of its resources.
-func difference(s *hubapi.Snapshot, plan *topology.Plan, members []string) *diffReport {
+// difference compares the statuses in s with what is in effect of its resources, which
+// may be forbidden to read.
+func difference(s *hubapi.Snapshot, inEffect *topology.Effective, forbidden bool, members []string) *diffReport {
+	plan := inEffect.Plan
 	d := &diffReport{Members: []diffMember{}}
+	lost := untold(inEffect.Lost, forbidden)
 	// Of a refused object an earlier version may be in effect, which only the hub
 	// knows: then its hashes are its own.
 	certain, shaped := true, true
@@ -140,9 +155,15 @@ func difference(s *hubapi.Snapshot, plan *topology.Plan, members []string) *diff
 		if len(members) > 0 && !slices.Contains(members, o.Name) {
 			continue
 		}
-		m := diffMember{Name: o.Name, Wanted: plan.Members[o.Name].Hash, Desired: o.Status.DesiredHash, Held: o.Status.HeldHash, Parts: o.Status.Parts}
-		m.compareState(o, certain)
-		m.compareLinks(o, links[o.Name], shaped)
+		m := diffMember{Name: o.Name, Wanted: plan.Desired(o.Name).Hash, Desired: o.Status.DesiredHash, Held: o.Status.HeldHash, Parts: o.Status.Parts}
+		if lost.concerns(&m) {
+			d.Untold, lost.Members = lost, append(lost.Members, m.Name)
+			m.compareState(o, false)
+			m.compareReported(o)
+		} else {
+			m.compareState(o, certain)
+			m.compareLinks(o, links[o.Name], shaped)
+		}
 		for _, f := range o.Status.Flows {
 			if f.State != v1alpha1.LinkUp {
 				m.note("flow of bridge "+f.Bridge+" from "+f.From, string(f.State), f.Since.Time, fmt.Sprintf("stream %s of account %s, lag %d", f.Stream, f.Account, f.Lag)+because(f.Message))
@@ -152,7 +173,7 @@ func difference(s *hubapi.Snapshot, plan *topology.Plan, members []string) *diff
 			d.Members = append(d.Members, m)
 		}
 	}
-	d.Same = len(d.Members)+len(d.Refused) == 0
+	d.Same = len(d.Members)+len(d.Refused) == 0 && d.Untold == nil
 	return d
 }
 
@@ -213,9 +234,7 @@ func (m *diffMember) compareLinks(o *v1alpha1.MemberCluster, wanted []*topology.
 		case i < 0:
 			m.note("link "+peer, "Missing", time.Time{}, "the member does not report it")
 		default:
-			if st := o.Status.Links[i]; st.State != v1alpha1.LinkUp && st.State != v1alpha1.LinkStandby {
-				m.note("link "+peer, string(st.State), st.Since.Time, st.Message)
-			}
+			m.noteLink(o.Status.Links[i])
 		}
 	}
 	for _, st := range o.Status.Links {
@@ -267,5 +286,8 @@ func printDifference(env *environment, d *diffReport) {
 			rows[i] = []cell{text(p.Object), {p.Reason, red}, text(p.Field + because(p.Message))}
 		}
 		planPrinter{env}.rows("  ", rows)
+	}
+	if d.Untold != nil {
+		printUntold(env, d.Untold)
 	}
 }

@@ -96,7 +96,11 @@ func writeCreds(dir string, user broker.KeyPair, r broker.Remote) (string, error
 	if err != nil {
 		return "", fmt.Errorf("the peer's grant cannot be used: %w", err)
 	}
-	sum := sha256.Sum256([]byte(r.JWT))
+	identity := r.JWT
+	if r.Proxy != nil {
+		identity += "\n" + r.Proxy.String() // another proxy too is another remote for NATS
+	}
+	sum := sha256.Sum256([]byte(identity))
 	side := "in"
 	switch {
 	case r.Out && r.Spoke:

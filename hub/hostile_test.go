@@ -243,38 +243,7 @@ func TestHostileMessages(t *testing.T) {
 		h.Facts = &federationv1.Facts{Endpoints: []string{"again:1"}}
 		at.sync(t, cert, h).ended(codes.ResourceExhausted, "all the time")
 	})
-	a.attack(t, "flood", []string{reasonPace}, func(t *testing.T, at *testHub) {
-		was := a.count(t, reasonPace)
-		_, cert := a.hostile(t)
-		small, _ := at.raw(t, cert)
-		large, stop := at.raw(t, cert) // which ends the first
-		beat := encode(t, &federationv1.AgentMessage{Body: &federationv1.AgentMessage_Heartbeat{Heartbeat: &federationv1.Heartbeat{HeldHash: federationv1.EmptyHash}}})
-		_ = small.SendMsg(encode(t, opening(federationv1.EmptyHash)))
-		go func() {
-			for err := error(nil); err == nil; {
-				err = small.SendMsg(beat)
-			}
-		}()
-		_ = large.SendMsg(encode(t, opening(federationv1.EmptyHash)))
-		r := &federationv1.Report{HeldHash: federationv1.EmptyHash}
-		for i := range 3000 {
-			r.Parts = append(r.Parts, &federationv1.PartStatus{Id: fmt.Sprintf("account/%d", i), Hash: hashOf("x"), State: federationv1.PartStatus_PENDING, Message: strings.Repeat("m", 1000)})
-		}
-		msg := encode(t, reporting(r))
-		sending := make(chan struct{})
-		go func() {
-			defer close(sending)
-			for err := error(nil); err == nil; {
-				err = large.SendMsg(msg)
-			}
-		}()
-		for range 3 {
-			a.unharmed(t) // also while it lasts
-		}
-		eventuallyLong(t, "it is slowed down", func() bool { return a.count(t, reasonPace) > was })
-		stop()
-		<-sending
-	})
+	a.floods(t)
 	a.attack(t, "never reads", nil, func(t *testing.T, at *testHub) {
 		var imports []string
 		for i := range 20_000 {

@@ -134,7 +134,21 @@ func (e *encodedParts) forget() {
 	e.parts, e.bytes = nil, 0
 }
 
-// codec is gRPC's own, and knows parcels.
+// heard is an agent's message, and its size as it came: what is kept of it may be much
+// less, from when it is decoded.
+type heard struct {
+	msg  *federationv1.AgentMessage
+	size int
+}
+
+// hear waits for the next message of a session's agent.
+func hear(stream syncStream) (*federationv1.AgentMessage, int, error) {
+	h := &heard{msg: &federationv1.AgentMessage{}}
+	m, err := judged(h.msg, stream.RecvMsg(h))
+	return m, h.size, err
+}
+
+// codec is gRPC's own, and knows parcels and what is heard.
 type codec struct{ encoding.CodecV2 }
 
 func newCodec() codec { return codec{encoding.GetCodecV2(grpcproto.Name)} }
@@ -145,4 +159,12 @@ func (c codec) Marshal(v any) (mem.BufferSlice, error) {
 		return p.encode()
 	}
 	return c.CodecV2.Marshal(v)
+}
+
+// Unmarshal implements encoding.CodecV2.
+func (c codec) Unmarshal(data mem.BufferSlice, v any) error {
+	if h, is := v.(*heard); is {
+		h.size, v = data.Len(), h.msg
+	}
+	return c.CodecV2.Unmarshal(data, v)
 }

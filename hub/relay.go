@@ -98,9 +98,11 @@ func (r *relay) pass(stream syncStream, id identity, addr string) error {
 	defer r.metrics.relayed.Dec()
 	unread := make(chan error, 1) // why a message of the member cannot be passed on
 	go func() {
-		// Whatever ends this direction is seen, or told, in the other.
+		// Whatever ends this direction is seen, or told, in the other. What does not
+		// reach the leader as it came is slowed down here.
+		pace := newPace(r.metrics)
 		for {
-			m, err := judged(stream.Recv())
+			m, size, err := hear(stream)
 			if err != nil {
 				if r := (*refusal)(nil); errors.As(err, &r) {
 					unread <- err
@@ -110,7 +112,7 @@ func (r *relay) pass(stream syncStream, id identity, addr string) error {
 				}
 				return
 			}
-			if up.Send(m) != nil {
+			if up.Send(m) != nil || pace.wait(ctx, size) != nil {
 				return
 			}
 		}

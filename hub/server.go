@@ -22,7 +22,6 @@ import (
 	"google.golang.org/grpc/keepalive"
 	"google.golang.org/grpc/peer"
 	"google.golang.org/grpc/status"
-	"google.golang.org/protobuf/proto"
 
 	federationv1 "github.com/sealane/sealane/api/federation/v1"
 	"github.com/sealane/sealane/api/v1alpha1"
@@ -351,7 +350,7 @@ func (s *server) push(session *session) {
 func (s *server) receive(stream syncStream, session *session) error {
 	pace := newPace(s.fleet.metrics)
 	for {
-		m, err := judged(stream.Recv())
+		m, size, err := hear(stream)
 		if err == nil {
 			err = s.fleet.handle(session, m)
 		}
@@ -361,7 +360,7 @@ func (s *server) receive(stream syncStream, session *session) error {
 		if err != nil {
 			return err
 		}
-		if pace.wait(stream.Context(), proto.Size(m)) != nil {
+		if pace.wait(stream.Context(), size) != nil {
 			return stream.Context().Err()
 		}
 	}

@@ -46,6 +46,7 @@ func TestFederation(t *testing.T) {
 	}{
 		{"upgraded", upgraded},
 		{"bridges", bridges},
+		{"proxied", proxied},
 		{"rest", rest},
 		{"changed", changed},
 		{"access", access},

@@ -1,7 +1,11 @@
 package e2e
 
 import (
+	"encoding/json"
+	"errors"
 	"fmt"
+	"os/exec"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -125,6 +129,30 @@ func TestRollout(t *testing.T) {
 		t.Errorf("the application's stream: %v", err)
 	}
 
+	// The command line tells what is in effect: members have it, and a plan begins there.
+	eventually(t, 60*time.Second, "no member differs from what is in effect", func() error {
+		if code, out := f.sealane("diff"); code != 0 || out != "" {
+			return fmt.Errorf("sealane diff: status %d\n%s", code, out)
+		}
+		return nil
+	})
+	code, out := f.sealane("plan", "-o", "json", "--delete", "stream/default/late")
+	var plan struct {
+		Rollouts []struct {
+			State, InEffect, ObjectsSay string
+			All                         bool
+		}
+		Members []struct{ Name string }
+	}
+	if err := json.Unmarshal([]byte(out), &plan); err != nil {
+		t.Fatalf("sealane plan: status %d, %v\n%s", code, err, out)
+	}
+	if len(plan.Rollouts) != 1 || len(plan.Members) != 0 {
+		t.Errorf("without the stream all is as it is now: status %d\n%s", code, out)
+	} else if r := plan.Rollouts[0]; r.State != "RolledBack" || r.InEffect != good.Current || r.ObjectsSay != back.Target || !r.All {
+		t.Errorf("in effect is %+v, and the rollout %+v", r, back)
+	}
+
 	// The cause is gone: it goes on by word.
 	if err := js.DeleteStream(t.Context(), "MINE"); err != nil {
 		t.Fatal(err)
@@ -136,6 +164,22 @@ func TestRollout(t *testing.T) {
 	}
 	f.rolled(world, v1alpha1.RolloutComplete, good.Current)
 	f.ready(world, late)
+}
+
+// sealane runs the command line, and returns its exit status and all it printed.
+func (f *federation) sealane(args ...string) (int, string) {
+	f.t.Helper()
+	build := exec.CommandContext(f.t.Context(), "go", "build", "-race", "-o", binaries, "./cmd/sealane")
+	build.Dir = ".."
+	if out, err := build.CombinedOutput(); err != nil {
+		f.t.Fatalf("building the command line: %v\n%s", err, out)
+	}
+	cmd := exec.CommandContext(f.t.Context(), filepath.Join(binaries, "sealane"), append([]string{"--kubeconfig", f.kubeconfig()}, args...)...)
+	out, err := cmd.CombinedOutput()
+	if err != nil && !errors.As(err, new(*exec.ExitError)) {
+		f.t.Fatal(err)
+	}
+	return cmd.ProcessState.ExitCode(), string(out)
 }
 
 func (f *federation) readyRevision(name string) {

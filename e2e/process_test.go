@@ -14,6 +14,8 @@ import (
 
 	"github.com/go-logr/logr"
 	ctrl "sigs.k8s.io/controller-runtime"
+
+	"github.com/sealane/sealane/e2e/child"
 )
 
 // binaries is the folder of the programs under test, built once with the race
@@ -53,8 +55,8 @@ type process struct {
 	done chan error
 }
 
-// start runs the program. Its log goes to a file that is shown when the test
-// fails, and a data race in it fails the test.
+// start runs the program, which does not outlive the tests. Its log goes to a file
+// that is shown when the test fails, and a data race in it fails the test.
 func start(t testing.TB, dir, program string, args ...string) *process {
 	t.Helper()
 	if err := os.MkdirAll(dir, 0o700); err != nil {
@@ -88,7 +90,7 @@ func (p *process) restart() {
 	p.cmd = exec.Command(filepath.Join(binaries, p.name), p.args...)
 	p.cmd.Env = append(os.Environ(), p.env...)
 	p.cmd.Stdout, p.cmd.Stderr = log, log
-	if err := p.cmd.Start(); err != nil {
+	if err := child.Start(p.cmd); err != nil {
 		p.t.Fatal(err)
 	}
 	p.done = make(chan error, 1)

@@ -17,6 +17,8 @@ import (
 	"github.com/nats-io/nats-server/v2/server"
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/sealane/sealane/e2e/child"
 )
 
 // plain is what one would write by hand with NATS alone, to compare with: a
@@ -101,7 +103,7 @@ func startPlain(ctx context.Context, n int, secure bool) (_ *plain, err error) {
 		cmd := exec.Command(self, plainServer, "-name", name, "-dir", filepath.Join(p.dir, name), // ourselves
 			"-port", fmt.Sprint(ports[0]), "-leaf", fmt.Sprint(ports[1]), "-remote", fmt.Sprint(accept), "-tls", certs)
 		cmd.Stderr = os.Stderr
-		if err := cmd.Start(); err != nil {
+		if err := child.Start(cmd); err != nil {
 			return nil, err
 		}
 		p.procs = append(p.procs, cmd)

@@ -15,6 +15,8 @@ import (
 	"time"
 
 	"github.com/nats-io/nats.go"
+
+	"github.com/sealane/sealane/e2e/child"
 )
 
 // manifest is a chain of three members with an events bridge over one link and
@@ -62,7 +64,7 @@ func startFederation(ctx context.Context, sealane string) (_ *federation, err er
 		return nil, err
 	}
 	start := time.Now()
-	if err := f.cmd.Start(); err != nil {
+	if err := child.Start(f.cmd); err != nil {
 		return nil, fmt.Errorf("%w (build the programs first: make build)", err)
 	}
 	lines := bufio.NewScanner(out)

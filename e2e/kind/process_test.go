@@ -9,6 +9,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/sealane/sealane/e2e/child"
 )
 
 // process is a program of this machine.
@@ -20,7 +22,7 @@ type process struct {
 	done chan error
 }
 
-// start runs a program. Its log is an artifact.
+// start runs a program, which does not outlive the tests. Its log is an artifact.
 func start(t testing.TB, log, program string, args ...string) *process {
 	t.Helper()
 	p := &process{t: t, args: append([]string{program}, args...), log: filepath.Join(artifacts, log)}
@@ -42,9 +44,7 @@ func (p *process) again() {
 	defer log.Close() // the program has its own handle
 	p.cmd = exec.Command(p.args[0], p.args[1:]...)
 	p.cmd.Stdout, p.cmd.Stderr = log, log
-	// It ends with this process, however that ends.
-	p.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
-	if err := p.cmd.Start(); err != nil {
+	if err := child.Start(p.cmd); err != nil {
 		p.t.Fatal(err)
 	}
 	cmd, done := p.cmd, make(chan error, 1)

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
 	"golang.org/x/sync/singleflight"
 
 	federationv1 "github.com/sealane/sealane/api/federation/v1"
@@ -161,47 +162,121 @@ func askFence(ctx context.Context, nc *nats.Conn, subject string) (string, error
 // fences are what the next reset of each consumer must bring along, by the
 // subject of the request. They need not outlive the agent: what was given out
 // before fits none of those that come.
-type fences map[string]string
+type fences map[string]fence
 
-// serve gives out a fence, or passes on the reset that brings it. Requests are
-// served one after the other, so resets reach the consumer in the order in which
-// their fences were given out. What is too late is not answered: another way may
-// have brought the same request in time.
+type fence struct {
+	text string // "": none is given out
+	// passed is closed when the reset before has been passed on; nil: there was none.
+	passed <-chan struct{}
+}
+
+// serve gives out a fence, or passes on the reset that brings it. Resets of one
+// consumer reach it in the order in which their fences were given out. What is too
+// late is not answered: another way may have brought the same request in time.
 func (f fences) serve(nc *nats.Conn, m *nats.Msg) {
-	given := m.Header.Get(fenceHeader)
+	given, is := m.Header.Get(fenceHeader), f[m.Subject]
 	if given == "" {
-		if f[m.Subject] == "" {
-			if len(f) >= maxFences {
-				clear(f)
-			}
-			f[m.Subject] = rand.Text()
+		if is.text == "" {
+			f.makeRoom()
+			is.text = rand.Text()
+			f[m.Subject] = is
 		}
 		answer := nats.NewMsg(m.Reply)
-		answer.Header.Set(fenceHeader, f[m.Subject])
+		answer.Header.Set(fenceHeader, is.text)
 		nc.PublishMsg(answer) //nolint:errcheck // whoever asked asks again
 		return
 	}
-	if given != f[m.Subject] {
+	if given != is.text {
 		return
 	}
-	delete(f, m.Subject)
+	passed := make(chan struct{})
+	f[m.Subject] = fence{passed: passed}
+	go func() {
+		if is.passed != nil {
+			<-is.passed
+		}
+		passReset(nc, m, func() { close(passed) })
+	}()
+}
+
+// makeRoom forgets what is past, and if need be everything: whoever has a fence then
+// asks for another.
+func (f fences) makeRoom() {
+	if len(f) < maxFences {
+		return
+	}
+	maps.DeleteFunc(f, func(_ string, is fence) bool {
+		if is.text != "" {
+			return false
+		}
+		select {
+		case <-is.passed:
+			return true
+		default:
+			return false
+		}
+	})
+	if len(f) >= maxFences {
+		clear(f)
+	}
+}
+
+// passReset has the consumer go back to what is acknowledged, and answers. Of the
+// request nothing counts but that it came: its text could name any other place. Nor may
+// the consumer choose the place itself. Who takes part in flow control can name a
+// sequence that was never sent, which the consumer keeps in mind but does not store,
+// and would go to (nats-server 2.15.2). So it is told what it has stored. passed is
+// called when later resets may follow.
+func passReset(nc *nats.Conn, m *nats.Msg, passed func()) {
+	passed = sync.OnceFunc(passed)
+	defer passed()
 	request := nats.NewMsg("$JS.API." + strings.TrimPrefix(m.Subject, federationv1.ResetPrefix))
-	maps.Copy(request.Header, m.Header)
-	request.Header.Del(fenceHeader)
-	request.Reply, request.Data = nats.NewInbox(), m.Data
+	for _, h := range resetHeaders {
+		if v := m.Header.Get(h); v != "" {
+			request.Header.Set(h, v)
+		}
+	}
+	floor, err := storedFloor(nc, strings.Replace(request.Subject, ".RESET.", ".INFO.", 1))
+	if err != nil {
+		return // whoever asked asks again
+	}
+	request.Data = floor
+	request.Reply = nats.NewInbox()
 	answers, err := nc.SubscribeSync(request.Reply)
 	if err != nil {
 		return // the connection is closed
 	}
-	nc.PublishMsg(request) //nolint:errcheck // as above
-	go func() {
-		defer answers.Unsubscribe() //nolint:errcheck // the connection may be closed
-		answer, err := answers.NextMsg(apiTimeout)
-		if err != nil {
-			return
-		}
-		m.RespondMsg(&nats.Msg{Header: answer.Header, Data: answer.Data}) //nolint:errcheck // as above
-	}()
+	defer answers.Unsubscribe() //nolint:errcheck // the connection may be closed
+	nc.PublishMsg(request)      //nolint:errcheck // as above
+	passed()
+	answer, err := answers.NextMsg(apiTimeout)
+	if err != nil {
+		return
+	}
+	m.RespondMsg(&nats.Msg{Header: answer.Header, Data: answer.Data}) //nolint:errcheck // as above
+}
+
+// resetHeaders are those of a stream's request for a reset.
+var resetHeaders = []string{"Nats-Required-Api-Level", "Nats-Stream-Identity"}
+
+// storedFloor is the request to go back to what a consumer has stored as acknowledged,
+// by the answer to what INFO asks; nil: to what it has in mind, as there is no such
+// consumer, which the reset then tells.
+func storedFloor(nc *nats.Conn, info string) ([]byte, error) {
+	m, err := nc.Request(info, nil, apiTimeout)
+	if err != nil {
+		return nil, err
+	}
+	var answer struct {
+		AckFloor *jetstream.SequenceInfo `json:"ack_floor"`
+	}
+	if err := json.Unmarshal(m.Data, &answer); err != nil {
+		return nil, err
+	}
+	if answer.AckFloor == nil {
+		return nil, nil
+	}
+	return fmt.Appendf(nil, `{"seq":%d}`, answer.AckFloor.Stream+1), nil
 }
 
 // positionOfReset makes the position in the answer to a reset that of the reset.

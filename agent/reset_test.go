@@ -3,6 +3,7 @@ package agent
 import (
 	"encoding/json"
 	"fmt"
+	"strings"
 	"testing"
 	"time"
 
@@ -184,6 +185,82 @@ func TestFence(t *testing.T) {
 	// Whatever was passed on was published before the answer to the last reset.
 	if n, _, err := arrived.Pending(); err != nil || n != 0 {
 		t.Errorf("%d resets too many reached the consumer (%v)", n, err)
+	}
+}
+
+// TestResetGoesWhereItIsStored has somebody confirm what was never sent, and ask for a
+// reset to where nothing is: the consumer goes back to what is acknowledged all the same.
+func TestResetGoesWhereItIsStored(t *testing.T) {
+	nc := deliveredConsumer(t)
+	if err := serveResets(nc, &askedResets{}, nil); err != nil {
+		t.Fatal(err)
+	}
+	control, err := nc.SubscribeSync("d")
+	if err != nil {
+		t.Fatal(err)
+	}
+	asked := func() string { // by flow control, once what it asked before is answered
+		t.Helper()
+		for range 30 { // heartbeats come each second
+			m, err := control.NextMsg(30 * time.Second)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if strings.HasPrefix(m.Reply, "$JS.FC.") {
+				return m.Reply
+			}
+		}
+		t.Fatal("the consumer asks nothing")
+		return ""
+	}
+	confirm := func(dseq, sseq int) {
+		t.Helper()
+		answer := nats.NewMsg(asked())
+		answer.Header.Set("Nats-Last-Consumer", fmt.Sprint(dseq))
+		answer.Header.Set("Nats-Last-Stream", fmt.Sprint(sseq))
+		if err := nc.PublishMsg(answer); err != nil {
+			t.Fatal(err)
+		}
+	}
+	const subject = federationv1.ResetPrefix + "CONSUMER.RESET.S.c"
+	reset := func() server.JSApiConsumerResetResponse {
+		t.Helper()
+		fence, err := askFence(t.Context(), nc, subject)
+		if err != nil {
+			t.Fatal(err)
+		}
+		m := nats.NewMsg(subject)
+		m.Header.Set(fenceHeader, fence)
+		m.Data = []byte(`{"seq":3000}`)
+		answer, err := nc.RequestMsg(m, 10*time.Second)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var got server.JSApiConsumerResetResponse
+		if err := json.Unmarshal(answer.Data, &got); err != nil || got.Error != nil {
+			t.Fatalf("the answer is %s (%v)", answer.Data, err)
+		}
+		return got
+	}
+	confirm(1, 1)
+	js, err := jetstream.New(nc)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for floor := uint64(0); floor != 1; {
+		c, err := js.PushConsumer(t.Context(), "S", "c")
+		if err != nil {
+			t.Fatal(err)
+		}
+		floor = c.CachedInfo().AckFloor.Stream
+	}
+	confirm(2, 2000)
+	if _, err := js.Publish(t.Context(), "s", nil); err != nil {
+		t.Fatal(err)
+	}
+	asked()
+	if got := reset(); got.ResetSeq != 2 {
+		t.Errorf("the consumer went to %d, not to what follows the one acknowledged message", got.ResetSeq)
 	}
 }
 

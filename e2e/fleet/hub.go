@@ -2,13 +2,13 @@ package main
 
 import (
 	"bufio"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"net"
 	"net/http"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -16,15 +16,16 @@ import (
 	"time"
 )
 
-// hubProcess is a real hub, with its own API server, in a process of its own.
+// hubProcess is a real hub in a process of its own.
 type hubProcess struct {
+	process
 	program []string
 	dir     string
 	agents  string
 	api     string
 	metrics string
-	cmd     *exec.Cmd
-	exited  chan struct{}
+	// beside leads to an API server in another process; empty: the hub has its own.
+	beside string
 	// profiles is where those of the program are, which then is this one (see
 	// profiledHub); marks is how many were begun and ended since it was started.
 	profiles string
@@ -44,41 +45,28 @@ func newHub(program []string, dir string) (*hubProcess, error) {
 	return h, nil
 }
 
-func (h *hubProcess) kubeconfig() string { return filepath.Join(h.dir, "kubeconfig") }
-func (h *hubProcess) pid() int           { return h.cmd.Process.Pid }
+func (h *hubProcess) kubeconfig() string { return cmp.Or(h.beside, filepath.Join(h.dir, "kubeconfig")) }
 
 // start returns when the hub is ready, and how long that took.
 func (h *hubProcess) start(ctx context.Context) (time.Duration, error) {
-	log, err := os.OpenFile(filepath.Join(h.dir, "..", "hub.log"), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
-	if err != nil {
-		return 0, err
+	log := filepath.Join(h.dir, "..", "hub.log")
+	args := []string{"--data", h.dir, "--listen", h.agents, "--advertise", h.agents, "--metrics-listen", h.metrics}
+	if h.beside != "" {
+		args = append(args, "--kubeconfig", h.beside)
+	} else {
+		args = append(args, "--embedded", "--api-listen", h.api)
 	}
-	defer log.Close()
-	args := append(h.program[1:len(h.program):len(h.program)], "--embedded", "--data", h.dir, "--listen", h.agents, "--advertise", h.agents,
-		"--api-listen", h.api, "--metrics-listen", h.metrics)
-	h.cmd = exec.Command(h.program[0], args...) //nolint:noctx // it is killed, and waited for, by stop
-	h.cmd.Stderr, h.cmd.Stdout = log, log
-	h.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	if h.profiles != "" { // what a process before this one counted
 		if err := ignoreMissing(os.Remove(filepath.Join(h.profiles, marksFile))); err != nil {
 			return 0, err
 		}
 	}
 	began := time.Now()
-	if err := h.cmd.Start(); err != nil {
+	if err := h.process.start(h.program, args, log); err != nil {
 		return 0, err
 	}
-	h.exited, h.marks = make(chan struct{}), 0
-	go func() {
-		_ = h.cmd.Wait() // whoever waits for exited knows why it ended
-		close(h.exited)
-	}()
-	err = poll(ctx, 2*time.Minute, 5*time.Millisecond, "the hub is ready", func() (bool, error) {
-		select {
-		case <-h.exited:
-			return false, fmt.Errorf("the hub ended: see %s", log.Name())
-		default:
-		}
+	h.marks = 0
+	err := h.await(ctx, "the hub", log, func() (bool, error) {
 		resp, err := http.Get("http://" + h.metrics + "/readyz") //nolint:noctx // loopback, and polled
 		if err != nil {
 			return false, nil
@@ -87,14 +75,6 @@ func (h *hubProcess) start(ctx context.Context) (time.Duration, error) {
 		return resp.StatusCode == http.StatusOK, nil
 	})
 	return time.Since(began), err
-}
-
-// kill ends the hub as a crash would.
-func (h *hubProcess) kill() {
-	if h.cmd != nil {
-		_ = h.cmd.Process.Kill() // it may be gone
-		<-h.exited
-	}
 }
 
 // mark begins or ends a profile, if there are any.

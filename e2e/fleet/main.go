@@ -28,6 +28,9 @@ func main() {
 	if len(os.Args) > 1 && os.Args[1] == profiledHub {
 		os.Exit(runProfiledHub(os.Args[2:]))
 	}
+	if len(os.Args) > 1 && os.Args[1] == apiServer {
+		os.Exit(runAPIServer(os.Args[2:]))
+	}
 	var o options
 	var members string
 	flag.StringVar(&o.hub, "hub", "bin/sealane-hub", "the hub's program")
@@ -42,6 +45,7 @@ func main() {
 	flag.IntVar(&o.parents, "parents", 1, "regions to which each edge site has links")
 	flag.StringVar(&o.profile, "profile", "", "`folder` for processor and memory profiles of the hub, which then runs in this program's code")
 	flag.BoolVar(&o.traced, "trace", false, "with -profile: traces of its execution instead of its processor time")
+	flag.BoolVar(&o.beside, "beside", false, "the API server is another process, as in a cluster, and is not measured")
 	flag.BoolVar(&o.growth, "growth", false, "measure also federations with more and fewer links and bridges")
 	flag.StringVar(&o.only, "only", "", "measure only these, separated by commas: stream, bridge, pair, rest, storm, kill")
 	flag.Parse()
@@ -60,7 +64,7 @@ type options struct {
 	hub, profile, only                                          string
 	changes, singles, storms, kills, subjects, streams, parents int
 	rest                                                        time.Duration
-	traced, growth                                              bool
+	traced, growth, beside                                      bool
 }
 
 func (o options) wants(what string) bool {
@@ -157,6 +161,14 @@ func (o options) measure(ctx context.Context, s size) (_ row, err error) {
 		hub.profiles = program[2]
 	}
 	defer hub.kill()
+	if o.beside {
+		api, kubeconfig, err := startAPI(ctx, filepath.Join(tmp, "api"))
+		if err != nil {
+			return row{}, err
+		}
+		defer api.kill()
+		hub.beside = kubeconfig
+	}
 	r := &report{w: newTable(), row: row{size: s}}
 	b := &bench{size: s, hub: hub, log: func(format string, args ...any) { fmt.Fprintf(os.Stderr, format+"\n", args...) }}
 	b.beats = func() {}
@@ -218,7 +230,11 @@ func (b *bench) begin(ctx context.Context, r *report) error {
 		return err
 	}
 	r.title("%d members: %d regions, %d edge sites behind them, load %s", b.size.members, b.size.regions(), b.size.members-b.size.regions(), load())
-	r.line("hub without members, with its API server", "%.0f MiB resident, %.2f %% of a core, ready after %.1f s", mib(empty), 100*alone, start.Seconds())
+	kind := "with its API server"
+	if b.hub.beside != "" {
+		kind = "beside its API server"
+	}
+	r.line("hub without members, "+kind, "%.0f MiB resident, %.2f %% of a core, ready after %.1f s", mib(empty), 100*alone, start.Seconds())
 	r.line("enrolled", "in %.1f s", enrolled.Seconds())
 	r.line("from nothing to all states and links", "in %.1f s", up.Seconds())
 	r.line("state", "%.1f KiB a member, %.1f KiB an edge site; %d links, %d bridges, %d streams", all/1024, edges/1024, b.links, b.size.bridges(), b.size.streams)

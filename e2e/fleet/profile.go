@@ -34,6 +34,7 @@ func runProfiledHub(args []string) int {
 	o := hub.Options{Version: "bench"}
 	f := flag.NewFlagSet(profiledHub, flag.ContinueOnError)
 	f.BoolVar(&o.Embedded, "embedded", false, "")
+	f.StringVar(&o.Kubeconfig, "kubeconfig", "", "")
 	f.StringVar(&o.DataDir, "data", "", "")
 	f.StringVar(&o.Listen, "listen", "", "")
 	f.StringVar(&o.Advertise, "advertise", "", "")

@@ -74,7 +74,7 @@ func (r *report) changes(what string, c *changes) {
 	r.line(what, "%d members, median, load %s", c.members, load())
 	r.line("  until the last has it", "%s from the write; %s from its answer", spread(c.sent), spread(c.stored))
 	r.line("  of that, before and after the plan is published", "gather %s, compile %s; then %s", ms(percentile(c.gather, 0.5)), ms(percentile(c.compile, 0.5)), spread(c.published))
-	r.line("  hub CPU for each member", "%s until the last has it, %s until all is at rest, with status and API server", us(c.cpu), us(c.all))
+	r.line("  hub CPU for each member", "%s until the last has it, %s until it is at rest, with all statuses", us(c.cpu), us(c.all))
 	r.line("  for each member", "%.0f B sent, %.2f statuses written", c.bytes, c.writes)
 }
 

@@ -46,11 +46,11 @@ func TestGate(t *testing.T) {
 		g.close()
 		g.close()
 		say()
-		pause(t.Context(), gateTime/2) //nolint:forbidigo // in a bubble
+		pause(t.Context(), gateTime/2)
 		g.open()
 		hear("opened", gateTime*3/2)
 		g.close()
-		pause(t.Context(), gateTime*2/3) //nolint:forbidigo // in a bubble; longer than what was left of the time before
+		pause(t.Context(), gateTime*2/3) // longer than what was left of the time before
 		say()
 		hear("shut anew", gateTime*5/2)
 		if err := far.Close(); err != nil {

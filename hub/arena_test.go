@@ -275,7 +275,7 @@ func (c rawCodec) Marshal(v any) (mem.BufferSlice, error) {
 // raw opens a stream on which anything can be sent.
 func (h *testHub) raw(t *testing.T, cert tls.Certificate, opts ...grpc.CallOption) (grpc.ClientStream, context.CancelFunc) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
 	conn := h.dial(t, cert)
 	stop := func() { cancel(); conn.Close() }
 	t.Cleanup(stop)

@@ -1,9 +1,9 @@
 package hub
 
 import (
-	"bytes"
 	"fmt"
 	"math"
+	"slices"
 	"strings"
 	"testing"
 
@@ -13,10 +13,12 @@ import (
 // floods are sent by members that do nothing else. Each is slowed down, by the number
 // of its messages or by their size.
 func (a *arena) floods(t *testing.T) {
-	beat := encode(t, &federationv1.AgentMessage{Body: &federationv1.AgentMessage_Heartbeat{Heartbeat: &federationv1.Heartbeat{HeldHash: federationv1.EmptyHash}}})
+	beat := func(held string) rawMessage {
+		return encode(t, &federationv1.AgentMessage{Body: &federationv1.AgentMessage_Heartbeat{Heartbeat: &federationv1.Heartbeat{HeldHash: held}}})
+	}
 	r := &federationv1.Report{HeldHash: federationv1.EmptyHash}
-	for i := range 3000 { // of their texts little is kept
-		r.Parts = append(r.Parts, &federationv1.PartStatus{Id: fmt.Sprintf("account/%d", i), Hash: hashOf("x"), State: federationv1.PartStatus_PENDING, Message: strings.Repeat("m", 1000)})
+	for i := range maxTold + 1 { // of their texts little is kept
+		r.Parts = append(r.Parts, &federationv1.PartStatus{Id: fmt.Sprintf("account/%d", i), Hash: hashOf("x"), State: federationv1.PartStatus_PENDING, Message: strings.Repeat("m", 3000)})
 	}
 	for _, f := range []struct {
 		what string
@@ -25,9 +27,9 @@ func (a *arena) floods(t *testing.T) {
 		// their number, or by the size of what is kept of them.
 		most int
 	}{
-		{"messages", beat, math.MaxInt},
+		{"messages", beat(federationv1.EmptyHash), math.MaxInt},
 		{"large reports", encode(t, reporting(r)), 40},
-		{"padding", bytes.Repeat(beat, 100_000), 40}, // which is one heartbeat
+		{"padding", slices.Concat(beat(strings.Repeat("0", 3<<20)), beat(federationv1.EmptyHash)), 40}, // the last counts
 	} {
 		a.attack(t, "flood of "+f.what, []string{reasonPace}, func(t *testing.T, at *testHub) {
 			was := a.count(t, reasonPace)
@@ -44,7 +46,7 @@ func (a *arena) floods(t *testing.T) {
 			for range 3 {
 				a.unharmed(t) // also while it lasts
 			}
-			eventually(t, "it is slowed down", func() bool { return a.count(t, reasonPace) > was })
+			eventuallyLong(t, "it is slowed down", func() bool { return a.count(t, reasonPace) > was })
 			a.unharmed(t)
 			select {
 			case err := <-over:

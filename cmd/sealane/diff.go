@@ -37,7 +37,7 @@ not applied and why, and which links and durable flows do not work. Nothing is
 printed if all is as it should be. Refused resources, of which no member should
 hold anything, are listed too unless members are named.
 
-Who may not list topologyrevisions is not told what a rollout keeps in effect. The
+Who may not list topologyrevisions is not told what is in effect after that. The
 output names the topologies and members that this concerns; of these members only
 what the hub wants of them is compared, of all others everything.
 
@@ -155,7 +155,7 @@ func difference(s *hubapi.Snapshot, inEffect *topology.Effective, forbidden bool
 		if len(members) > 0 && !slices.Contains(members, o.Name) {
 			continue
 		}
-		m := diffMember{Name: o.Name, Wanted: plan.Desired(o.Name).Hash, Desired: o.Status.DesiredHash, Held: o.Status.HeldHash, Parts: o.Status.Parts}
+		m := diffMember{Name: o.Name, Wanted: plan.Members[o.Name].Hash, Desired: o.Status.DesiredHash, Held: o.Status.HeldHash, Parts: o.Status.Parts}
 		if lost.concerns(&m) {
 			d.Untold, lost.Members = lost, append(lost.Members, m.Name)
 			m.compareState(o, false)

@@ -155,7 +155,7 @@ func (w *waves) rollout(state v1alpha1.RolloutState, through string) {
 
 // report plays the part of the members: each holds what a plan wants, and its links
 // work but for those that are down.
-func (w *waves) report(plan func(member string) *topology.Plan, down ...string) {
+func (w *waves) report(plan *topology.Plan, down ...string) {
 	w.t.Helper()
 	s, err := w.h.Snapshot(w.t.Context())
 	if err != nil {
@@ -163,13 +163,12 @@ func (w *waves) report(plan func(member string) *topology.Plan, down ...string) 
 	}
 	for i := range s.Members {
 		m := &s.Members[i]
-		p := plan(m.Name)
-		state := p.Members[m.Name]
+		state := plan.Members[m.Name]
 		n := len(state.Parts)
 		m.Status.DesiredHash, m.Status.HeldHash, m.Status.Parts = state.Hash, state.Hash, fmt.Sprintf("%d/%d", n, n)
 		m.Status.Conditions = []metav1.Condition{{Type: v1alpha1.ConditionConnected, Status: "True", Reason: "Connected", LastTransitionTime: metav1.Now()}}
 		m.Status.Links = nil
-		for _, l := range p.Links {
+		for _, l := range plan.Links {
 			for _, end := range [][3]string{{l.Dialer, l.Acceptor, "Dial"}, {l.Acceptor, l.Dialer, "Accept"}} {
 				if end[0] != m.Name {
 					continue
@@ -181,6 +180,21 @@ func (w *waves) report(plan func(member string) *topology.Plan, down ...string) 
 				m.Status.Links = append(m.Status.Links, st)
 			}
 		}
+		if err := w.h.Status().Update(w.t.Context(), m); err != nil {
+			w.t.Fatal(err)
+		}
+	}
+}
+
+// hold has members report what another plan wants.
+func (w *waves) hold(p *topology.Plan, members ...string) {
+	w.t.Helper()
+	for _, name := range members {
+		m := &v1alpha1.MemberCluster{}
+		if err := w.h.Get(w.t.Context(), client.ObjectKey{Name: name}, m); err != nil {
+			w.t.Fatal(err)
+		}
+		m.Status.HeldHash = p.Members[name].Hash
 		if err := w.h.Status().Update(w.t.Context(), m); err != nil {
 			w.t.Fatal(err)
 		}
@@ -202,7 +216,6 @@ func (w *waves) diff(args ...string) (int, diffReport, string) {
 // read it is told what that leaves open, and of the rest everything.
 func TestDiffOfARollout(t *testing.T) {
 	w := newWaves(t)
-	was := func(string) *topology.Plan { return w.was }
 	edges := []string{"edge-000", "edge-001", "edge-002"}
 	all, some := os.Getenv("KUBECONFIG"), reader(t, "topologyrevisions")
 	same := func(what string, args ...string) {
@@ -213,7 +226,7 @@ func TestDiffOfARollout(t *testing.T) {
 	}
 
 	w.rollout(v1alpha1.RolloutRolledBack, "")
-	w.report(was)
+	w.report(w.was)
 	same("rolled back")
 	t.Setenv("KUBECONFIG", some)
 	code, r, text := w.diff()
@@ -233,7 +246,7 @@ func TestDiffOfARollout(t *testing.T) {
 	}
 
 	// What differs elsewhere, and what the members themselves say, shows beside that.
-	w.report(was, "region-0", "edge-001")
+	w.report(w.was, "region-0", "edge-001")
 	code, r, text = w.diff()
 	if code != diffFound || r.Untold == nil || len(r.Members) != 2 || r.Members[0].Name != "edge-001" || r.Members[1].Name != "region-0" || !strings.Contains(text, "cannot be told") {
 		t.Errorf("links are down: status %d\n%s", code, text)
@@ -243,23 +256,28 @@ func TestDiffOfARollout(t *testing.T) {
 		t.Errorf("links are down, with the right: status %d\n%s", code, text)
 	}
 
-	// On the way: the first has what the objects say, the others do not yet.
+	// On the way: the hub wants of all what the objects say. The first has it, the others
+	// do not yet, which takes no right to see.
 	w.rollout(v1alpha1.RolloutOverBudget, "edge-000")
-	w.report(func(member string) *topology.Plan {
-		if member == "edge-000" {
-			return w.says
+	w.report(w.says)
+	w.hold(w.was, edges[1:]...)
+	for _, kubeconfig := range []string{all, some} {
+		t.Setenv("KUBECONFIG", kubeconfig)
+		code, r, text = w.diff()
+		if code != diffFound || r.Untold != nil || len(r.Members) != 2 || r.Members[0].Name != "edge-001" || r.Members[1].Name != "edge-002" {
+			t.Errorf("on the way: status %d\n%s", code, text)
+			continue
 		}
-		return w.was
-	})
-	same("on the way")
-	t.Setenv("KUBECONFIG", some)
-	if code, r, text = w.diff(); code != diffUnknown || !slices.Equal(r.Untold.Members, edges[1:]) {
-		t.Errorf("on the way, without the right: status %d\n%s", code, text)
+		for _, m := range r.Members {
+			if len(m.Found) != 1 || m.Found[0].What != "state" {
+				t.Errorf("on the way: %+v", m)
+			}
+		}
 	}
 
 	// Where nothing is kept, nothing has to be read.
 	w.rollout(v1alpha1.RolloutComplete, "")
-	w.report(func(string) *topology.Plan { return w.says })
+	w.report(w.says)
 	same("complete, without the right")
 
 	t.Setenv("KUBECONFIG", reader(t, "streams"))

@@ -49,12 +49,14 @@ func steal(t testing.TB, f *federation, dir string) *thief {
 type rawLeaf struct {
 	conn *tls.Conn
 
-	mu    sync.Mutex
-	subs  []string
-	msgs  []string
-	pongs int
-	alive bool // it answers probes of the link, which would be made anew else
-	err   error
+	mu   sync.Mutex
+	subs []string
+	msgs []string
+	// replies are where the answers to msgs are awaited, "" for those that await none.
+	replies []string
+	pongs   int
+	alive   bool // it answers probes of the link, which would be made anew else
+	err     error
 }
 
 // dialLeaf connects with a user JWT, as a server of that JetStream domain.
@@ -157,6 +159,7 @@ func (r *rawLeaf) readOne(in *bufio.Reader, outcome func(error)) error {
 		}
 		r.mu.Lock()
 		r.msgs = append(r.msgs, f[1]+" "+string(body[:n]))
+		r.replies = append(r.replies, replyOf(f))
 		alive := r.alive
 		r.mu.Unlock()
 		if alive && f[1] == "pq" {
@@ -164,6 +167,23 @@ func (r *rawLeaf) readOne(in *bufio.Reader, outcome func(error)) error {
 		}
 	}
 	return nil
+}
+
+// replyOf is the reply subject in the first line of a message: it comes after the
+// subject, or after that and a sign that queue groups follow.
+func replyOf(f []string) string {
+	numbers := 1
+	if f[0] == "HMSG" {
+		numbers = 2
+	}
+	switch rest := f[2 : len(f)-numbers]; {
+	case len(rest) == 0 || rest[0] == "|":
+		return ""
+	case rest[0] == "+":
+		return rest[1]
+	default:
+		return rest[0]
+	}
 }
 
 func (r *rawLeaf) send(line string) { fmt.Fprintf(r.conn, "%s\r\n", line) }

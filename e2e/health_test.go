@@ -26,9 +26,9 @@ func TestDeadLink(t *testing.T) {
 	broken := events("broken", "berlin", "tokyo")
 	sound := events("sound", "oslo", "tokyo")
 	f.create(world, broken, sound)
-	f.ready(world, broken, sound)
-
 	berlin, oslo, tokyo := memberCluster("berlin"), memberCluster("oslo"), memberCluster("tokyo")
+	f.ready(world, broken, sound, berlin, oslo, tokyo) // whose statuses are written one by one
+
 	for name, mode := range map[string]cut{"refused": refused, "blackhole": blackhole} {
 		began := time.Now()
 		f.members["berlin"].proxy.set(mode)

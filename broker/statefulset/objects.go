@@ -245,9 +245,11 @@ func (m *objectMaker) container() kube.Object {
 	}
 	c := kube.Object{
 		"name": "broker", "image": t.Image, "args": args, "ports": ports,
-		"env": []any{kube.Object{
-			"name": "POD_NAME", "valueFrom": kube.Object{"fieldRef": kube.Object{"fieldPath": "metadata.name"}},
-		}},
+		"env": []any{
+			kube.Object{"name": "POD_NAME", "valueFrom": kube.Object{"fieldRef": kube.Object{"fieldPath": "metadata.name"}}},
+			// What a load leaves behind is collected before the pod is killed for it.
+			kube.Object{"name": "GOMEMLIMIT", "valueFrom": kube.Object{"resourceFieldRef": kube.Object{"resource": "limits.memory"}}},
+		},
 		"securityContext": t.SecurityContext,
 		"volumeMounts": []any{
 			kube.Object{"name": volumeName, "mountPath": dataDir},

@@ -15,9 +15,9 @@ import (
 type assembled struct {
 	fabric    *fabric
 	placed    []*placed
-	lowered   []*lowered // by age of their bridges
-	owners    []*bridge  // the same
-	members   map[string]*v1alpha1.MemberCluster
+	lowered   []*lowered                // by age of their bridges
+	owners    []*bridge                 // the same
+	members   []*v1alpha1.MemberCluster // of the fabric, by its indexes
 	states    []*MemberState
 	links     []Link
 	footprint *Footprint
@@ -26,13 +26,27 @@ type assembled struct {
 // dirty is what of the members of a fabric has to be made anew.
 type dirty struct {
 	places  map[place]bool
-	streams map[streamAt]bool
+	streams map[streamName]set
 	outlets map[PartRef]int32 // to the member
 	links   map[int32]bool
 }
 
 func newDirty() *dirty {
-	return &dirty{map[place]bool{}, map[streamAt]bool{}, map[PartRef]int32{}, map[int32]bool{}}
+	return &dirty{map[place]bool{}, map[streamName]set{}, map[PartRef]int32{}, map[int32]bool{}}
+}
+
+// streamName is a stream, wherever it is.
+type streamName struct {
+	account int32
+	name    string
+}
+
+func (d *dirty) addStream(f *fabric, at streamAt) {
+	key := streamName{at.account, at.name}
+	if d.streams[key] == nil {
+		d.streams[key] = newSet(len(f.names))
+	}
+	d.streams[key].add(at.member)
 }
 
 func (d *dirty) addLowered(l *lowered) {
@@ -43,16 +57,19 @@ func (d *dirty) addLowered(l *lowered) {
 		d.outlets[PartRef{l.fabric.names[o.member], o.part.Part.Id}] = o.member
 	}
 	for _, s := range l.sources {
-		d.streams[s.streamAt] = true
+		d.addStream(l.fabric, s.streamAt)
 	}
 	for _, s := range l.partitions {
-		d.streams[s] = true
+		d.addStream(l.fabric, s)
 	}
 }
 
 func (d *dirty) addPlaced(p *placed) {
-	for _, m := range p.at.list() {
-		d.streams[streamAt{m, p.account, p.name}] = true
+	key := streamName{p.account, p.name}
+	if before := d.streams[key]; before != nil {
+		d.streams[key] = before.or(p.at)
+	} else {
+		d.streams[key] = slices.Clone(p.at)
 	}
 }
 
@@ -67,12 +84,9 @@ func (d *dirty) addMember(f *fabric, i int32) {
 // assembleFabric makes the parts of all members of a fabric, or those that differ
 // from prev, which may be nil.
 func assembleFabric(f *fabric, m *memo, prev *assembled) *assembled {
-	a := &assembled{fabric: f, members: m.world.byName}
-	if len(m.members) > 0 && &m.members[0] != &m.world.members[0] {
-		a.members = make(map[string]*v1alpha1.MemberCluster, len(m.members))
-		for _, o := range m.members {
-			a.members[o.Name] = o
-		}
+	a := &assembled{fabric: f, members: make([]*v1alpha1.MemberCluster, len(f.names))}
+	for i, at := range f.at {
+		a.members[i] = m.members[at]
 	}
 	for _, p := range m.streams.accepted {
 		if p.fabric == f {
@@ -91,18 +105,15 @@ func assembleFabric(f *fabric, m *memo, prev *assembled) *assembled {
 	} else {
 		a.compare(prev, d)
 	}
-	w := &partWriter{assembled: a, dirty: d, updates: make([]map[string]*PlannedPart, len(f.names)), plain: map[accountCode]*PlannedPart{}, streams: map[plainStream]*PlannedPart{}}
+	w := &partWriter{assembled: a, dirty: d, plain: map[accountCode]*PlannedPart{}}
 	w.write()
 	if prev == nil {
 		w.writeBrokers()
 	}
-	a.states = make([]*MemberState, len(f.names))
-	for i := range f.names {
-		var old *MemberState
-		if prev != nil {
-			old = prev.states[i]
-		}
-		a.states[i] = updated(f.names[i], old, w.updates[i])
+	if prev == nil {
+		a.states = w.states(nil)
+	} else {
+		a.states = w.states(prev.states)
 	}
 	if prev != nil && len(d.links) == 0 {
 		a.links, a.footprint = prev.links, prev.footprint
@@ -138,8 +149,8 @@ func (a *assembled) makeAll(d *dirty) {
 func (a *assembled) compare(prev *assembled, d *dirty) {
 	differ(prev.lowered, a.lowered, d.addLowered)
 	differ(prev.placed, a.placed, d.addPlaced)
-	for i, name := range a.fabric.names {
-		if x, y := prev.members[name], a.members[name]; x != y && !sameFacts(x, y) {
+	for i, m := range a.members {
+		if !sameFacts(prev.members[i], m) {
 			d.addMember(a.fabric, int32(i))
 		}
 	}
@@ -163,57 +174,13 @@ func differ[T comparable](a, b []T, fn func(T)) {
 	}
 }
 
-// updated is a member's state with some parts replaced; a nil one is removed.
-func updated(cluster string, old *MemberState, parts map[string]*PlannedPart) *MemberState {
-	if old != nil && len(parts) == 0 {
-		return old
-	}
-	var before []*PlannedPart
-	if old != nil {
-		before = old.Parts
-	}
-	s := &MemberState{Cluster: cluster, Parts: make([]*PlannedPart, 0, len(before)+len(parts))}
-	for _, id := range slices.Sorted(maps.Keys(parts)) {
-		at, found := slices.BinarySearchFunc(before, id, func(p *PlannedPart, id string) int { return strings.Compare(p.Part.Id, id) })
-		s.Parts, before = append(s.Parts, before[:at]...), before[at:]
-		if found {
-			before = before[1:]
-		}
-		if p := parts[id]; p != nil {
-			s.Parts = append(s.Parts, p)
-		}
-	}
-	s.Parts = append(s.Parts, before...)
-	s.Hash = federationv1.SortedStateHash(func(yield func(id, hash string) bool) {
-		for _, p := range s.Parts {
-			if !yield(p.Part.Id, p.Part.Hash) {
-				return
-			}
-		}
-	})
-	return s
-}
-
 // partWriter makes the parts that are dirty.
 type partWriter struct {
 	*assembled
 	dirty   *dirty
-	updates []map[string]*PlannedPart
+	updates []partUpdate
 	plain   map[accountCode]*PlannedPart // accounts without imports are alike everywhere
-	streams map[plainStream]*PlannedPart // so are streams without sources
 	shared  sharing
-}
-
-type plainStream struct {
-	id   string
-	spec *federationv1.StreamSpec
-}
-
-func (w *partWriter) put(member int32, id string, p *PlannedPart) {
-	if w.updates[member] == nil {
-		w.updates[member] = map[string]*PlannedPart{}
-	}
-	w.updates[member][id] = p
 }
 
 func sealed(id string, part *federationv1.Part, after ...PartRef) *PlannedPart {
@@ -245,6 +212,9 @@ func (w *partWriter) write() {
 
 // gather finds all that is imported into the dirty places.
 func (w *partWriter) gather() map[place][]imported {
+	if len(w.dirty.places) == 0 {
+		return nil
+	}
 	size := make(map[place]int, len(w.dirty.places))
 	for p := range w.dirty.places {
 		size[p] = 0
@@ -344,6 +314,9 @@ func (f *fabric) beforeSplit(l link) []PartRef {
 
 // writeOutlets writes the outlets that are and removes those that were.
 func (w *partWriter) writeOutlets() {
+	if len(w.dirty.outlets) == 0 {
+		return
+	}
 	for ref, m := range w.dirty.outlets {
 		w.put(m, ref.ID, nil)
 	}
@@ -356,95 +329,6 @@ func (w *partWriter) writeOutlets() {
 	}
 }
 
-// streamParts is what a stream of a member is made of.
-type streamParts struct {
-	spec      *federationv1.StreamSpec
-	owned     *federationv1.StreamSpec
-	transform *federationv1.Transform
-	sources   []sourceAt
-}
-
-func (w *partWriter) writeStreams() {
-	if len(w.dirty.streams) == 0 {
-		return
-	}
-	streams := make(map[streamAt]*streamParts, len(w.dirty.streams))
-	for at := range w.dirty.streams {
-		streams[at] = &streamParts{}
-	}
-	for _, p := range w.placed {
-		for _, m := range p.at.list() {
-			if s := streams[streamAt{m, p.account, p.name}]; s != nil {
-				s.spec = withCopies(p.spec, w.fabric.copies(m, p.object.Spec.Replicas))
-			}
-		}
-	}
-	for i, l := range w.lowered {
-		for _, src := range l.sources {
-			if s := streams[src.streamAt]; s != nil {
-				s.sources = append(s.sources, src)
-				s.owned = mergeOwned(s.owned, w.owners[i].durable.owned)
-			}
-		}
-		for _, at := range l.partitions {
-			if s := streams[at]; s != nil {
-				s.transform = partitionTransform()
-			}
-		}
-	}
-	for at, s := range streams {
-		s.owned = withCopies(s.owned, w.fabric.copies(at.member, nil))
-		id := federationv1.StreamID(w.fabric.accounts[at.account], at.name)
-		if len(s.sources) > 0 || s.transform != nil {
-			w.put(at.member, id, s.part(id))
-			continue
-		}
-		key := plainStream{id, either(s.spec, s.owned)}
-		p, made := w.streams[key]
-		if !made {
-			p = s.part(id)
-			w.streams[key] = p
-		}
-		w.put(at.member, id, p)
-	}
-}
-
-// part is the stream with its sources; nil if there is none.
-func (s *streamParts) part(id string) *PlannedPart {
-	spec := either(s.spec, s.owned)
-	if spec == nil {
-		return nil
-	}
-	if len(s.sources) == 0 && s.transform == nil {
-		return sealed(id, &federationv1.Part{Spec: &federationv1.Part_Stream{Stream: spec}})
-	}
-	spec = &federationv1.StreamSpec{
-		Account: spec.Account, Name: spec.Name, Subjects: spec.Subjects, Retention: spec.Retention, MemoryStorage: spec.MemoryStorage,
-		MaxBytes: spec.MaxBytes, MaxMessages: spec.MaxMessages, MaxMessagesPerSubject: spec.MaxMessagesPerSubject, MaxAge: spec.MaxAge,
-		DiscardNew: spec.DiscardNew, DuplicateWindow: spec.DuplicateWindow, Retain: spec.Retain, Transform: s.transform, Replicas: spec.Replicas,
-	}
-	slices.SortFunc(s.sources, func(a, b sourceAt) int {
-		return cmp.Or(strings.Compare(a.source.Bridge, b.source.Bridge), strings.Compare(a.source.Origin, b.source.Origin))
-	})
-	var after []PartRef
-	for _, src := range s.sources {
-		spec.Sources = append(spec.Sources, src.source)
-		if src.after != nil {
-			after = append(after, *src.after)
-		}
-	}
-	slices.SortFunc(after, comparePartRefs)
-	return sealed(id, &federationv1.Part{Spec: &federationv1.Part_Stream{Stream: spec}}, after...)
-}
-
-func (p *placed) footprint() *Footprint {
-	fp := &Footprint{Generation: p.object.Generation, Members: p.fabric.nameList(p.at)}
-	for _, m := range fp.Members {
-		fp.Parts = append(fp.Parts, PartRef{m, federationv1.StreamID(p.spec.Account, p.name)})
-	}
-	return fp
-}
-
 func comparePartRefs(a, b PartRef) int {
 	return cmp.Or(strings.Compare(a.Cluster, b.Cluster), strings.Compare(a.ID, b.ID))
 }
@@ -452,9 +336,6 @@ func comparePartRefs(a, b PartRef) int {
 // assemble makes the plan of all fabrics.
 func assemble(m *memo, past history) *Plan {
 	p := &Plan{memo: m, Members: make(map[string]*MemberState, len(m.members)), Objects: make(map[ObjectRef]*Footprint, len(m.effective)), Frozen: map[string]string{}}
-	for _, o := range m.members {
-		p.Members[o.Name] = &MemberState{Cluster: o.Name, Hash: federationv1.EmptyHash}
-	}
 	m.fabrics = map[*fabric]*assembled{}
 	for _, f := range m.world.fabrics {
 		var prev *assembled
@@ -468,6 +349,13 @@ func assemble(m *memo, past history) *Plan {
 		}
 		p.Links = append(p.Links, a.links...)
 		p.Objects[f.ref] = a.footprint
+	}
+	if len(p.Members) < len(m.members) {
+		for _, o := range m.members {
+			if p.Members[o.Name] == nil {
+				p.Members[o.Name] = &MemberState{Cluster: o.Name, Hash: federationv1.EmptyHash}
+			}
+		}
 	}
 	for _, frozen := range []map[string]string{m.bridges.frozen, m.streams.frozen, m.world.frozen} {
 		maps.Copy(p.Frozen, frozen)

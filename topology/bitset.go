@@ -1,6 +1,9 @@
 package topology
 
-import "math/bits"
+import (
+	"math/bits"
+	"slices"
+)
 
 // set is a set of the members of a fabric, by index.
 type set []uint64
@@ -28,16 +31,19 @@ func (s set) empty() bool {
 	return true
 }
 
-// list is the indexes in order.
-func (s set) list() []int32 {
-	out := make([]int32, 0, s.len())
+// each yields the indexes in order.
+func (s set) each(yield func(int32) bool) {
 	for i, w := range s {
 		for ; w != 0; w &= w - 1 {
-			out = append(out, int32(i*64+bits.TrailingZeros64(w)))
+			if !yield(int32(i*64 + bits.TrailingZeros64(w))) {
+				return
+			}
 		}
 	}
-	return out
 }
+
+// list is the indexes in order.
+func (s set) list() []int32 { return slices.AppendSeq(make([]int32, 0, s.len()), s.each) }
 
 func (s set) and(o set) set {
 	out := make(set, len(s))
@@ -71,8 +77,11 @@ func pairs(from, to set) int { return from.len()*to.len() - from.and(to).len() }
 // somePair is a pair of different members, the first in order; ok is false if
 // there is none.
 func somePair(from, to set) (a, b int32, ok bool) {
-	for _, a := range from.list() {
-		for _, b := range to.list() {
+	if to.empty() {
+		return 0, 0, false
+	}
+	for a := range from.each {
+		for b := range to.each {
 			if a != b {
 				return a, b, true
 			}

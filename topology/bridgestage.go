@@ -203,16 +203,20 @@ func (p *bridgeStep) accept(b *bridge) {
 // checkLive refuses subjects that overlap with those of an older bridge between
 // the same two members, unless both bring a message once.
 func (p *bridgeStep) checkLive(b *bridge, rep *report) {
-	done := map[*bridge]bool{}
+	type meeting struct {
+		from, to int32
+		meet     bool
+	}
+	meetings := map[*bridge]meeting{}
 	for _, s := range b.live.subjects {
 		first, _, _ := cutToken(s)
 		for _, o := range p.live[liveKey{b.scope, first}] {
-			if done[o] {
-				continue
+			at, known := meetings[o]
+			if !known {
+				at.from, at.to, at.meet = somePair(b.from.and(o.from), b.to.and(o.to))
+				meetings[o] = at
 			}
-			from, to, found := somePair(b.from.and(o.from), b.to.and(o.to))
-			if !found {
-				done[o] = true
+			if !at.meet {
 				continue
 			}
 			for _, t := range o.live.subjects {
@@ -229,8 +233,8 @@ func (p *bridgeStep) checkLive(b *bridge, rep *report) {
 				f := b.fabric
 				rep.refuse(b.subjectField(s), v1alpha1.ReasonSubjectConflict,
 					"%s overlaps with %s of Bridge %s, which flows from %s to %s too, so that a message would arrive twice: make them disjoint, or one cover the other without a rename",
-					s, t, o.ref.path(), f.names[from], f.names[to])
-				done[o] = true
+					s, t, o.ref.path(), f.names[at.from], f.names[at.to])
+				meetings[o] = meeting{} // it is said once
 				break
 			}
 		}

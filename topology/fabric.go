@@ -15,6 +15,7 @@ type fabric struct {
 	topology *v1alpha1.MessagingTopology // the version in effect
 	names    []string                    // sorted
 	index    map[string]int32
+	at       []int32 // by member: index among all members of the world
 	all      set
 	groups   map[string]set
 	groupOf  []int32 // index in spec.groups
@@ -117,8 +118,12 @@ func (f *fabric) linkOf(member, other int32) int32 {
 
 // nameList are the names of a set's members, sorted.
 func (f *fabric) nameList(s set) []string {
-	var out []string
-	for _, i := range s.list() {
+	n := s.len()
+	if n == 0 {
+		return nil
+	}
+	out := make([]string, 0, n)
+	for i := range s.each {
 		out = append(out, f.names[i])
 	}
 	return out

@@ -54,6 +54,12 @@ func (r *resolver) resolve(t, before *v1alpha1.MessagingTopology, rep *report) *
 		f.names = append(f.names, name)
 	}
 	slices.Sort(f.names)
+	f.at = make([]int32, 0, len(f.names))
+	for i, m := range r.members {
+		if _, claimed := p.claims[m.Name]; claimed {
+			f.at = append(f.at, int32(i))
+		}
+	}
 	for _, a := range t.Spec.Accounts {
 		f.accounts = append(f.accounts, a.Name)
 	}

@@ -25,7 +25,7 @@ func grantFor(dialer *v1alpha1.MemberCluster, acceptor string) *v1alpha1.Grant {
 func (a *assembled) linkSpec(i int32, p peer) *federationv1.LinkSpec {
 	f := a.fabric
 	l := f.links[p.link]
-	dialer, acceptor := a.members[f.names[l.dialer]], a.members[f.names[l.acceptor]]
+	dialer, acceptor := a.members[l.dialer], a.members[l.acceptor]
 	if l.acceptor == i {
 		if dialer.Status.LinkKey == "" {
 			return nil
@@ -59,7 +59,7 @@ func (a *assembled) planLinks() []Link {
 		dialer, acceptor := f.names[l.dialer], f.names[l.acceptor]
 		out = append(out, Link{
 			Topology: f.topology.Name, Dialer: dialer, Acceptor: acceptor, FailoverGroup: l.group,
-			Granted: grantFor(a.members[dialer], acceptor) != nil, Split: l.split,
+			Granted: grantFor(a.members[l.dialer], acceptor) != nil, Split: l.split,
 		})
 	}
 	return out

@@ -109,7 +109,7 @@ func edit(t *rapid.T, in Input, n int) Input {
 		Streams: slices.Clone(in.Streams), Bridges: slices.Clone(in.Bridges),
 	}
 	pick := func(n int) int { return rapid.IntRange(0, n-1).Draw(t, "which") }
-	switch k := rapid.IntRange(0, 12).Draw(t, "edit"); {
+	switch k := rapid.IntRange(0, 14).Draw(t, "edit"); {
 	case k <= 1: // a new bridge
 		b := genBridge(t, fmt.Sprintf("new%d", n), names, groups)
 		out.Bridges = append(out.Bridges, b)
@@ -150,6 +150,20 @@ func edit(t *rapid.T, in Input, n int) Input {
 	case k == 11 && len(out.Members) > 1:
 		i := pick(len(out.Members))
 		out.Members = slices.Delete(out.Members, i, i+1)
+	case k == 12: // it is selected by other objects, and other parents are nearest
+		i := pick(len(out.Members))
+		m := out.Members[i].DeepCopy()
+		m.Labels = map[string]string{"zone": rapid.SampledFrom([]string{"z1", "z2", "z3"}).Draw(t, "zone")}
+		out.Members[i] = m
+	case k == 13: // its key is revoked, or is not any more
+		i := pick(len(out.Members))
+		m := out.Members[i].DeepCopy()
+		m.Generation++
+		m.Spec.RevokedKeys = nil
+		if StandingOf(out.Members[i]) == (Standing{}) {
+			m.Spec.RevokedKeys = []string{m.Status.LinkKey}
+		}
+		out.Members[i] = m
 	default: // the topology changes
 		topo := out.Topologies[0].DeepCopy()
 		topo.Generation++

@@ -101,7 +101,7 @@ func (f *fabric) checkCopies(at set, want *int32, rep *report) {
 	}
 	var few []string
 	least := *want
-	for _, m := range at.list() {
+	for m := range at.each {
 		if n := leastServers(f.brokers[m]); n < *want {
 			few = append(few, f.names[m])
 			least = min(least, n)

@@ -18,6 +18,20 @@ type placed struct {
 	at     set
 	spec   *federationv1.StreamSpec // without sources
 	needs  *Footprint
+	// lenient: it was checked as a version that was in effect before; problems are
+	// those that it has by itself.
+	lenient  bool
+	problems []Problem
+}
+
+func (p *placed) footprint() *Footprint {
+	fp := &Footprint{Generation: p.object.Generation, Members: p.fabric.nameList(p.at)}
+	id := federationv1.StreamID(p.spec.Account, p.name)
+	fp.Parts = make([]PartRef, len(fp.Members))
+	for i, m := range fp.Members {
+		fp.Parts[i] = PartRef{m, id}
+	}
+	return fp
 }
 
 // streamKey names a stream on the members of a fabric.
@@ -87,10 +101,16 @@ func (s *streamStage) accept(p *placed) {
 	s.use.add(p.fabric, p.at, p.account, p.spec, p.object.Spec.Replicas)
 }
 
-// evaluate checks one version of a Stream, by itself and with those before it;
-// nil if it is refused. last is the version that was in effect before, or nil.
-func (s *streamStage) evaluate(o, last *v1alpha1.Stream, old *streamStage, lenient bool, rep *report) *placed {
-	p := &placed{ref: rep.ref, object: o, name: cmp.Or(o.Spec.Name, o.Name)}
+// alone checks one version of a Stream by itself, or takes over what that came to in
+// the plan before; nil if it is refused.
+func (s *streamStage) alone(o *v1alpha1.Stream, old *streamStage, lenient bool, rep *report) *placed {
+	if old != nil {
+		if p := old.byRef[rep.ref]; p != nil && p.lenient == lenient && sameObject(p.object, o) {
+			rep.problems = append(rep.problems, p.problems...)
+			return p
+		}
+	}
+	p := &placed{ref: rep.ref, object: o, name: cmp.Or(o.Spec.Name, o.Name), lenient: lenient}
 	p.spec = streamSpec(o, p.name, rep)
 	var ok bool
 	if p.scope, ok = s.world.scopeOf(o.Spec.Topology, o.Spec.Account, o.Namespace, rep); !ok {
@@ -101,15 +121,25 @@ func (s *streamStage) evaluate(o, last *v1alpha1.Stream, old *streamStage, lenie
 	if rep.refused {
 		return nil
 	}
+	p.problems = slices.Clone(rep.problems)
+	return p
+}
+
+// evaluate checks one version of a Stream, by itself and with those before it;
+// nil if it is refused. last is the version that was in effect before, or nil.
+func (s *streamStage) evaluate(o, last *v1alpha1.Stream, old *streamStage, lenient bool, rep *report) *placed {
+	p := s.alone(o, old, lenient, rep)
+	if p == nil {
+		return nil
+	}
 	for _, other := range s.byAccount[p.scope] {
-		both := p.at.and(other.at)
-		if both.empty() {
+		if !p.at.meets(other.at) {
 			continue
 		}
-		where := firstNames(p.fabric.nameList(both))
+		where := func() string { return firstNames(p.fabric.nameList(p.at.and(other.at))) }
 		if p.name == other.name {
 			rep.refuse("spec.name", v1alpha1.ReasonNameCollision, "Stream %s places a stream %s of account %s on %s too: give one another name or place",
-				other.ref.path(), p.name, o.Spec.Account, where)
+				other.ref.path(), p.name, o.Spec.Account, where())
 			continue
 		}
 		if len(p.spec.Subjects) == 0 || len(other.spec.Subjects) == 0 {
@@ -117,7 +147,7 @@ func (s *streamStage) evaluate(o, last *v1alpha1.Stream, old *streamStage, lenie
 		}
 		if a, b, found := anyOverlap(p.spec.Subjects, other.spec.Subjects); found {
 			rep.refuse("spec.subjects", v1alpha1.ReasonSubjectConflict, "%s overlaps with %s of Stream %s on %s, and a subject belongs to one stream of an account: make them disjoint",
-				a, b, other.ref.path(), where)
+				a, b, other.ref.path(), where())
 		}
 	}
 	if !rep.refused {
@@ -125,6 +155,9 @@ func (s *streamStage) evaluate(o, last *v1alpha1.Stream, old *streamStage, lenie
 	}
 	if rep.refused {
 		return nil
+	}
+	if p.needs != nil {
+		return p
 	}
 	if old != nil {
 		if same := old.byRef[p.ref]; same != nil && sameObject(same.object, o) && slices.Equal(same.at, p.at) {
@@ -249,7 +282,7 @@ func (u usage) add(f *fabric, at set, account int32, spec *federationv1.StreamSp
 		return
 	}
 	r := u.at(f)
-	for _, m := range at.list() {
+	for m := range at.each {
 		need := spec.MaxBytes * int64(f.copies(m, copies))
 		r.of(spec)[m] += need
 		if a := r.accounts[account]; a != nil {
@@ -278,7 +311,7 @@ func (u usage) check(f *fabric, at set, account int32, spec *federationv1.Stream
 	if spec.MemoryStorage {
 		inAccount = quantity(limits.Memory, -1)
 	}
-	for _, m := range at.list() {
+	for m := range at.each {
 		n, nodes := int64(f.copies(m, copies)), int64(leastServers(f.brokers[m]))
 		server, machine := f.allowed(m, spec.MemoryStorage, runs)
 		has, need := server*nodes, spec.MaxBytes*n

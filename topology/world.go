@@ -176,8 +176,8 @@ func (w *world) place(f *fabric, p v1alpha1.Placement, field string, lenient boo
 			rep.refuse(field+".selector", v1alpha1.ReasonInvalidSelector, "%v: mend the selector", err)
 			return out
 		}
-		for i, name := range f.names {
-			if sel.Matches(labels.Set(w.byName[name].Labels)) {
+		for i, at := range f.at {
+			if sel.Matches(labels.Set(w.members[at].Labels)) {
 				out.add(int32(i))
 			}
 		}

@@ -4,7 +4,6 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"fmt"
-	"iter"
 	"sort"
 
 	"google.golang.org/protobuf/proto"
@@ -42,21 +41,24 @@ func StateHash(parts map[string]string) string {
 		ids = append(ids, id)
 	}
 	sort.Strings(ids)
-	return SortedStateHash(func(yield func(id, hash string) bool) {
-		for _, id := range ids {
-			if !yield(id, parts[id]) {
-				return
-			}
-		}
-	})
+	h := StateHasher{make([]byte, 0, 4<<10)}
+	for _, id := range ids {
+		h.Add(id, parts[id])
+	}
+	return h.Sum()
 }
 
-// SortedStateHash is the StateHash of parts that come in the order of their ids.
-func SortedStateHash(parts iter.Seq2[string, string]) string {
-	buf := make([]byte, 0, 4<<10)
-	for id, hash := range parts {
-		buf = append(append(append(append(buf, id...), 0), hash...), 0)
-	}
-	sum := sha256.Sum256(buf)
+// StateHasher makes StateHashes one after the other, in the same memory.
+type StateHasher struct{ buf []byte }
+
+// Add adds a part. They come in the order of their ids.
+func (h *StateHasher) Add(id, hash string) {
+	h.buf = append(append(append(append(h.buf, id...), 0), hash...), 0)
+}
+
+// Sum is the StateHash of the parts since the last one.
+func (h *StateHasher) Sum() string {
+	sum := sha256.Sum256(h.buf)
+	h.buf = h.buf[:0]
 	return hex.EncodeToString(sum[:16])
 }

@@ -3,6 +3,7 @@ package topology
 import (
 	"fmt"
 	"slices"
+	"strings"
 	"testing"
 
 	"k8s.io/apimachinery/pkg/api/resource"
@@ -38,6 +39,7 @@ func fleetInput(members int) Input {
 		}
 		in.Members = append(in.Members, m)
 	}
+	slices.SortFunc(in.Members, func(a, b *v1alpha1.MemberCluster) int { return strings.Compare(a.Name, b.Name) })
 	tier := func(s string) *metav1.LabelSelector {
 		return &metav1.LabelSelector{MatchLabels: map[string]string{"tier": s}}
 	}
@@ -120,5 +122,25 @@ func BenchmarkRecompileFleet(b *testing.B) {
 				p = Recompile(p, next)
 			}
 		})
+	}
+}
+
+// BenchmarkSummarizeFleet says what all is at rest.
+func BenchmarkSummarizeFleet(b *testing.B) {
+	in := fleetInput(5000)
+	p := Compile(in)
+	prog := Progress{}
+	for name, m := range p.Members {
+		n := &MemberProgress{Connected: true, Planned: m, Warnings: map[string]PartFailure{}, Links: map[string]LinkReport{}}
+		for _, part := range m.Parts {
+			if l := part.Part.GetLink(); l != nil {
+				n.Links[l.Peer] = LinkReport{State: "Up", SinceMillis: 1, RTTMicros: 1}
+			}
+		}
+		prog[name] = n
+	}
+	b.ReportAllocs()
+	for b.Loop() {
+		Summarize(p, in, prog)
 	}
 }

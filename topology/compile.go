@@ -29,9 +29,13 @@ func Compile(in Input) *Plan { return Recompile(nil, in) }
 // Prev is not changed but for caches that Recompile alone uses: one call at a
 // time may be given the same prev.
 func Recompile(prev *Plan, in Input) *Plan {
-	members := present(in.Members)
-	slices.SortFunc(members, func(a, b *v1alpha1.MemberCluster) int { return strings.Compare(a.Name, b.Name) })
 	past := newHistory(prev, in)
+	members := present(in.Members)
+	if past.prev != nil && slices.Equal(members, past.prev.members) {
+		members = past.prev.members
+	} else {
+		slices.SortFunc(members, func(a, b *v1alpha1.MemberCluster) int { return strings.Compare(a.Name, b.Name) })
+	}
 	turns := turnsOf(in, past)
 	p := compile(turns, members, past)
 	if len(p.Problems) > 0 {

@@ -221,7 +221,7 @@ type Link struct {
 
 // Footprint is what an accepted object needs to be in effect.
 type Footprint struct {
-	// Parts of which the object is (part) owner.
+	// Parts of which the object is (part) owner, sorted.
 	Parts []PartRef
 	// Hops are the links that it needs; of alternatives one is enough.
 	Hops []Hop

@@ -3,6 +3,7 @@ package topology
 import (
 	"cmp"
 	"fmt"
+	"iter"
 	"slices"
 	"strings"
 
@@ -181,16 +182,9 @@ func (s *summary) flowObject(ref ObjectRef, generation int64) Status {
 	if fp == nil {
 		fp = &Footprint{}
 	}
-	parts := map[string][]string{}
-	for _, m := range fp.Members {
-		parts[m] = nil
-	}
-	for _, part := range fp.Parts {
-		parts[part.Cluster] = append(parts[part.Cluster], part.ID)
-	}
 	var t tally
-	for _, m := range sortedKeys(parts) {
-		t.add(m, s.prog[m], s.reach(m, parts[m]))
+	for m, ids := range fp.byMember() {
+		t.add(m, s.prog[m], s.reach(m, ids))
 	}
 	var l linkTally
 	for _, h := range fp.Hops {
@@ -217,6 +211,30 @@ func (s *summary) flowObject(ref ObjectRef, generation int64) Status {
 	st := s.judge(ref, generation, t, l, extra, "on "+count(t.total, "member"))
 	st.Lag = lag
 	return st
+}
+
+// byMember are the members that the object concerns or that have parts of it, in
+// order, each with the ids of these; a list of them is overwritten by the next.
+func (fp *Footprint) byMember() iter.Seq2[string, []string] {
+	return func(yield func(string, []string) bool) {
+		var ids []string
+		members, parts := fp.Members, fp.Parts // both sorted
+		for len(members)+len(parts) > 0 {
+			var name string
+			if len(parts) == 0 || len(members) > 0 && members[0] <= parts[0].Cluster {
+				name, members = members[0], members[1:]
+			} else {
+				name = parts[0].Cluster
+			}
+			ids = ids[:0]
+			for len(parts) > 0 && parts[0].Cluster == name {
+				ids, parts = append(ids, parts[0].ID), parts[1:]
+			}
+			if !yield(name, ids) {
+				return
+			}
+		}
+	}
 }
 
 // flowReport is what the destination last said of a flow.

@@ -119,7 +119,8 @@ func (o serverOptions) build() *server.Options {
 
 func (c *clusterOptions) apply(so *server.Options) {
 	so.ServerName = c.serverName
-	so.LameDuckDuration = c.lameDuck
+	// In the first half clients are let go one by one, see letGo.
+	so.LameDuckDuration, so.LameDuckGracePeriod = c.lameDuck, c.lameDuck/2
 	so.Cluster.Host, so.Cluster.Port = c.listen.host, c.listen.port
 	so.Cluster.TLSConfig = acceptTLS(c.tls)
 	so.Cluster.TLSTimeout = leafTLSSeconds

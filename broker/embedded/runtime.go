@@ -395,12 +395,11 @@ func stop(ctx context.Context, srv *server.Server) {
 		srv.Shutdown()
 		srv.WaitForShutdown()
 	}()
-	select {
-	case <-done:
-	case <-ctx.Done():
+	letGo(ctx, srv, done)
+	if ctx.Err() != nil {
 		srv.Shutdown()
-		<-done
 	}
+	<-done
 }
 
 // Shutdown implements broker.Runtime. After it nothing starts the server again.

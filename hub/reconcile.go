@@ -52,6 +52,7 @@ const startGrace = 5 * time.Second
 // memory must not change a plan.
 type Reconciler struct {
 	cache  ctrlcache.Cache
+	view   view
 	fleet  fleet
 	log    *slog.Logger
 	writer *statusWriter
@@ -110,13 +111,17 @@ func newReconciler(c cluster.Cluster, f fleet, file string, log *slog.Logger) *R
 // Run reconciles until ctx ends. It waits for the cache first: a cold hub plans
 // and writes nothing.
 func (r *Reconciler) Run(ctx context.Context) error {
-	unwatch, err := r.watch(ctx)
+	synced, unwatch, err := r.watch(ctx)
 	if err != nil {
 		return err
 	}
 	defer unwatch()
-	if !r.cache.WaitForCacheSync(ctx) {
-		return nil // ctx has ended
+	for _, s := range synced {
+		select {
+		case <-s.Done():
+		case <-ctx.Done():
+			return nil
+		}
 	}
 	nudge(r.planDirty)
 	var running sync.WaitGroup
@@ -140,17 +145,14 @@ func (r *Reconciler) look() (*topology.Plan, topology.Progress) {
 
 // plans makes a plan whenever something changed that a plan depends on.
 func (r *Reconciler) plans(ctx context.Context) {
-	g, stager := &gatherer{reader: r.cache}, newStager(r.cache)
+	stager := newStager(r.cache)
 	var plan *topology.Plan
 	inEffect, nowhere := r.keeper.read(ctx)
 	for await(ctx, r.planDirty, nil, 0) {
 		began := time.Now()
 		s := r.causes.take(began)
-		in, err := g.gather(ctx)
-		var stage staging
-		if err == nil {
-			stage, err = stager.stage(ctx, in)
-		}
+		in := r.view.toPlan()
+		stage, err := stager.stage(ctx, in)
 		if err != nil {
 			if ctx.Err() == nil {
 				r.log.Error("no plan made, trying again", "error", err)
@@ -182,35 +184,40 @@ func (r *Reconciler) plans(ctx context.Context) {
 // statuses looks at all statuses whenever a plan, a report, or a status changed,
 // or something that was put off is due.
 func (r *Reconciler) statuses(ctx context.Context) {
-	g := &gatherer{reader: r.cache}
 	var due time.Duration
+	members := 0
 	for await(ctx, r.statusDirty, r.fleet.Changes(), due) {
-		pause(ctx, min(max(minStatusDelay, time.Duration(len(g.members))*statusDelay), maxStatusDelay))
+		pause(ctx, min(max(minStatusDelay, time.Duration(members)*statusDelay), maxStatusDelay))
 		r.writer.yield(ctx)
 		began := time.Now()
-		now, err := g.gather(ctx)
-		switch current := r.current.Load(); {
-		case err != nil:
-			if ctx.Err() == nil {
-				r.log.Error("no status written, trying again", "error", err)
-			}
-			due = time.Second
-		case current != nil:
-			seen := r.fleet.Observe()
-			r.leaver.offer(now.Members)
-			statuses := topology.Summarize(current.plan, current.in, seen.Progress)
-			rollouts := r.rollouts.advance(ctx, current, now, seen.Progress, statuses)
-			for _, o := range current.staging.rollouts {
-				if o.inEffect != nil {
-					topology.HoldBack(statuses, current.in, *o.inEffect, o.course.InEffect)
-				}
-			}
-			if due = r.writer.write(now, seen, statuses, current.in); due == 0 || rollouts > 0 && rollouts < due {
-				due = rollouts
-			}
+		if current := r.current.Load(); current != nil {
+			now := r.view.latest()
+			members = len(now.Members)
+			due = r.status(ctx, current, now)
 		}
 		pause(ctx, min(max(statusInterval, 10*time.Since(began)), maxStatusInterval))
 	}
+}
+
+// status looks at all statuses, and returns when to do so again at the latest; 0:
+// when something changes.
+func (r *Reconciler) status(ctx context.Context, current *round, now topology.Input) time.Duration {
+	seen := r.fleet.Observe()
+	r.leaver.offer(now.Members)
+	in := current.in
+	in.Members = renewed(in.Members, now.Members)
+	statuses := topology.Summarize(current.plan, in, seen.Progress)
+	rollouts := r.rollouts.advance(ctx, current, now, seen.Progress, statuses)
+	for _, o := range current.staging.rollouts {
+		if o.inEffect != nil {
+			topology.HoldBack(statuses, current.in, *o.inEffect, o.course.InEffect)
+		}
+	}
+	due := r.writer.write(now, seen, statuses, current.in)
+	if due == 0 || rollouts > 0 && rollouts < due {
+		due = rollouts
+	}
+	return due
 }
 
 // await waits until one of the channels, or a time if it is not zero; false: ctx
@@ -241,45 +248,43 @@ func nudge(c chan<- struct{}) {
 	}
 }
 
-// watch marks dirty what a change of a resource affects.
-func (r *Reconciler) watch(ctx context.Context) (stop func(), err error) {
+// watch keeps the view, and marks dirty what a change of a resource affects. Synced
+// are done when the view is complete.
+func (r *Reconciler) watch(ctx context.Context) (synced []cache.DoneChecker, stop func(), err error) {
 	var stops []func()
 	stop = func() {
 		for _, s := range stops {
 			s()
 		}
 	}
-	replan := func(before, after any) {
-		r.causes.add(causeOf(before, after), time.Now())
-		nudge(r.planDirty)
+	change := func(before, after any) {
+		if r.view.change(before, after) {
+			r.causes.add(causeOf(before, after), time.Now())
+			nudge(r.planDirty)
+		} else {
+			nudge(r.statusDirty)
+		}
 	}
 	handler := cache.ResourceEventHandlerFuncs{
-		AddFunc:    func(o any) { replan(nil, o) },
-		DeleteFunc: func(o any) { replan(o, nil) },
-		UpdateFunc: func(before, after any) {
-			a, isA := before.(client.Object)
-			b, isB := after.(client.Object)
-			if !isA || !isB || planDiffers(a, b) {
-				replan(before, after)
-			} else {
-				nudge(r.statusDirty)
-			}
-		},
+		AddFunc:    func(o any) { change(nil, o) },
+		UpdateFunc: change,
+		DeleteFunc: func(o any) { change(o, nil) },
 	}
 	for _, kind := range []client.Object{&v1alpha1.MessagingTopology{}, &v1alpha1.MemberCluster{}, &v1alpha1.Stream{}, &v1alpha1.Bridge{}, &v1alpha1.TopologyRevision{}} {
 		informer, err := r.cache.GetInformer(ctx, kind)
 		if err != nil {
 			stop()
-			return nil, fmt.Errorf("watch %T: %w", kind, err)
+			return nil, nil, fmt.Errorf("watch %T: %w", kind, err)
 		}
 		registration, err := informer.AddEventHandler(handler)
 		if err != nil {
 			stop()
-			return nil, fmt.Errorf("watch %T: %w", kind, err)
+			return nil, nil, fmt.Errorf("watch %T: %w", kind, err)
 		}
+		synced = append(synced, registration.HasSyncedChecker())
 		stops = append(stops, func() { _ = informer.RemoveEventHandler(registration) })
 	}
-	return stop, nil
+	return synced, stop, nil
 }
 
 // planDiffers tells whether a plan may depend on the difference between two

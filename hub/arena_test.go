@@ -181,7 +181,7 @@ func (a *arena) unharmed(t *testing.T) {
 	eventually(t, "the change is applied", func() bool {
 		o := a.fleet.Observe()
 		p := o.Progress[a.victim]
-		return federationv1.StateHash(p.Held) == want && len(p.Unapplied) == 0
+		return federationv1.StateHash(holding(p)) == want && len(p.Unapplied) == 0
 	})
 	o := a.fleet.Observe()
 	p := o.Progress[a.victim]

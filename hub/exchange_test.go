@@ -444,7 +444,7 @@ func (x *exchange) converges(pick func([]string) string) {
 		if held := s.agent.Held(); federationv1.StateHash(held) != want.Hash || !maps.Equal(held, s.applied) {
 			x.t.Fatalf("%s holds %v and does %v, planned is %v\nhub: %+v", m, keysOf(held), keysOf(s.applied), keysOf(heldOf(want)), x.fleet.progress[m])
 		}
-		if p := x.fleet.progress[m]; !maps.Equal(p.Held, s.applied) || len(p.Unapplied) > 0 || p.Refusal != "" || !p.Connected {
+		if p := x.fleet.progress[m]; !maps.Equal(holding(p), s.applied) || len(p.Unapplied) > 0 || p.Refusal != "" || !p.Connected {
 			x.t.Fatalf("%s is done, and the hub thinks %+v", m, p)
 		}
 	}

@@ -254,7 +254,7 @@ func TestFleetInventoryMidSession(t *testing.T) {
 		t.Fatal(err)
 	}
 	p := f.Observe().Progress["m"]
-	equal(t, "held", p.Held, held)
+	equal(t, "held", holding(p), held)
 	equal(t, "unapplied", p.Unapplied, map[string]topology.PartFailure{"account/z": {}})
 	u := f.next(s)
 	equal(t, "upserts", upserted(u), []string{"account/b"})

@@ -9,6 +9,7 @@ import (
 	"crypto/x509"
 	"encoding/hex"
 	"log/slog"
+	"maps"
 	"runtime"
 	"slices"
 	"strings"
@@ -390,6 +391,14 @@ func heldOf(s *topology.MemberState) map[string]string {
 		held[p.Part.Id] = p.Part.Hash
 	}
 	return held
+}
+
+// holding is what a member holds, as the hub knows it; nil: it does not.
+func holding(p *topology.MemberProgress) map[string]string {
+	if !p.Known() {
+		return nil
+	}
+	return maps.Collect(p.All())
 }
 
 func upserted(u *federationv1.Update) (ids []string) {

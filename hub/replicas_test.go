@@ -27,6 +27,7 @@ import (
 	federationv1 "github.com/sealane/sealane/api/federation/v1"
 	"github.com/sealane/sealane/api/v1alpha1"
 	"github.com/sealane/sealane/hub/apiserver/apiservertest"
+	"github.com/sealane/sealane/topology"
 )
 
 // serveLeases makes the test's API server, which has no kinds of Kubernetes' own,
@@ -114,7 +115,7 @@ func (r *robot) session(ctx context.Context, h *testHub) error {
 		report = &federationv1.Report{}
 		if u := m.GetUpdate(); u != nil {
 			report = done(u)
-			r.held = apply(r.held, u.Upserts, u.Removals)
+			r.held = apply(&topology.MemberProgress{Held: r.held}, u.Upserts, u.Removals)
 			for _, p := range u.Upserts {
 				if l := p.GetLink(); l != nil {
 					if l.Role == federationv1.LinkSpec_ACCEPT {

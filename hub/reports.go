@@ -66,7 +66,11 @@ func (f *Fleet) holds(s *session, m *member, hash string) error {
 	s.inflight = nil
 	m.heldHash = u.TargetHash
 	f.update(s.cluster, func(n *topology.MemberProgress) {
-		n.Held, n.Planned = apply(n.Held, u.Upserts, u.Removals), f.desiredAs(s.cluster, u.TargetHash)
+		planned := f.desiredAs(s.cluster, u.TargetHash)
+		if n.Held = nil; planned == nil {
+			n.Held = apply(f.progress[s.cluster], u.Upserts, u.Removals)
+		}
+		n.Planned = planned
 		n.Unapplied = cloneMap(n.Unapplied)
 		for _, p := range u.Upserts {
 			n.Unapplied[p.Id] = topology.PartFailure{} // until the agent says that it is applied
@@ -88,8 +92,11 @@ func (f *Fleet) inventory(s *session, m *member, hash string, held map[string]st
 	s.inflight, s.early = nil, nil
 	m.heldHash = hash
 	f.update(s.cluster, func(n *topology.MemberProgress) {
-		before, unapplied := n.Held, n.Unapplied
-		n.Held, n.Planned, n.Unapplied = held, f.desiredAs(s.cluster, hash), map[string]topology.PartFailure{}
+		before, unapplied := f.progress[s.cluster], n.Unapplied
+		n.Planned, n.Unapplied = f.desiredAs(s.cluster, hash), map[string]topology.PartFailure{}
+		if n.Held = held; n.Planned != nil {
+			n.Held = nil
+		}
 		warnings, told := cloneMap(n.Warnings), n.Warnings != nil
 		for id, hash := range held {
 			if st := early[id]; st != nil && st.Hash == hash {
@@ -99,9 +106,9 @@ func (f *Fleet) inventory(s *session, m *member, hash string, held map[string]st
 				} else {
 					n.Unapplied[id] = failureOf(st)
 				}
-			} else if why, un := unapplied[id]; before[id] == hash && un {
+			} else if why, un := unapplied[id]; before.Hash(id) == hash && un {
 				n.Unapplied[id] = why
-			} else if before[id] != hash && !first {
+			} else if before.Hash(id) != hash && !first {
 				n.Unapplied[id] = topology.PartFailure{} // nothing was said of it yet
 			}
 		}
@@ -220,13 +227,13 @@ func (f *Fleet) statuses(s *session, parts []*federationv1.PartStatus) {
 	}
 	pr := f.progress[s.cluster]
 	limit := maxEarly
-	if pr.Held == nil {
+	if !pr.Known() {
 		limit = maxParts
 	}
 	unapplied, warnings, failed := cloneMap(pr.Unapplied), cloneMap(pr.Warnings), false
 	for _, st := range brief(parts, len(unapplied)+len(warnings)+len(s.early)) {
 		switch {
-		case pr.Held[st.Id] != st.Hash:
+		case pr.Hash(st.Id) != st.Hash:
 			s.remember(st, limit)
 		case st.State == federationv1.PartStatus_APPLIED:
 			delete(unapplied, st.Id)
@@ -241,7 +248,7 @@ func (f *Fleet) statuses(s *session, parts []*federationv1.PartStatus) {
 	if maps.Equal(unapplied, pr.Unapplied) && pr.Warnings != nil && maps.Equal(warnings, pr.Warnings) {
 		return
 	}
-	f.update(s.cluster, func(n *topology.MemberProgress) { n.Unapplied, n.Warnings = unapplied, warnings })
+	f.update(s.cluster, func(n *topology.MemberProgress) { n.Unapplied, n.Warnings = emptied(unapplied), emptied(warnings) })
 	if failed {
 		f.wakeFar(s.cluster)
 	} else {
@@ -328,8 +335,7 @@ func (f *Fleet) health(s *session, r *federationv1.Report, complete bool) {
 
 func hasLink(desired *topology.MemberState, pr *topology.MemberProgress, peer string) bool {
 	id := federationv1.LinkID(peer)
-	_, held := pr.Held[id]
-	return held || desired != nil && desired.Part(id) != nil
+	return pr.Hash(id) != "" || desired != nil && desired.Part(id) != nil
 }
 
 func hasFlow(desired *topology.MemberState, k topology.FlowKey) bool {
@@ -354,12 +360,10 @@ func (f *Fleet) prune(name string) {
 	desired, pr := f.desired(name), f.progress[name]
 	links, lessLinks := without(pr.Links, func(peer string) bool { return !hasLink(desired, pr, peer) })
 	flows, lessFlows := without(pr.Flows, func(k topology.FlowKey) bool {
-		_, held := pr.Held[federationv1.StreamID(k.Account, k.Stream)]
-		return !held && !hasFlow(desired, k)
+		return pr.Hash(federationv1.StreamID(k.Account, k.Stream)) == "" && !hasFlow(desired, k)
 	})
 	warnings, lessWarnings := without(pr.Warnings, func(id string) bool {
-		_, held := pr.Held[id]
-		return pr.Held != nil && !held
+		return pr.Known() && pr.Hash(id) == ""
 	})
 	if lessLinks || lessFlows || lessWarnings {
 		f.update(name, func(n *topology.MemberProgress) { n.Links, n.Flows, n.Warnings = links, flows, warnings })
@@ -376,6 +380,14 @@ func without[K comparable, V any](m map[K]V, drop func(K) bool) (rest map[K]V, l
 		}
 	}
 	return m, false
+}
+
+// emptied is another map if one is empty by now: what was in it takes memory.
+func emptied[K comparable, V any](m map[K]V) map[K]V {
+	if len(m) == 0 {
+		return map[K]V{}
+	}
+	return m
 }
 
 // cloneMap is maps.Clone, but never nil.

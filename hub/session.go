@@ -114,7 +114,7 @@ func (f *Fleet) open(id identity, h *federationv1.Hello) (*session, *federationv
 	f.rush(s.opened)
 	m.session = s
 	m.facts = MemberFacts{Agent: h.Agent, Facts: cmp.Or(h.Facts, m.facts.Facts), LastSeen: s.last}
-	held, known := f.recognise(id.cluster, h.HeldHash)
+	held, planned, known := f.recognise(id.cluster, h.HeldHash)
 	m.heldHash = ""
 	if known {
 		m.heldHash = h.HeldHash
@@ -124,10 +124,10 @@ func (f *Fleet) open(id identity, h *federationv1.Hello) (*session, *federationv
 		}
 	}
 	f.update(id.cluster, func(n *topology.MemberProgress) {
-		n.Connected, n.Features, n.Held, n.Planned = true, h.Features, held, f.desiredAs(id.cluster, h.HeldHash)
+		n.Connected, n.Features, n.Held, n.Planned = true, h.Features, held, planned
 		n.Unapplied = map[string]topology.PartFailure{}
 		for _, st := range brief(h.Unapplied, 0) {
-			if held[st.Id] == st.Hash && st.State != federationv1.PartStatus_APPLIED {
+			if n.Hash(st.Id) == st.Hash && st.State != federationv1.PartStatus_APPLIED {
 				n.Unapplied[st.Id] = failureOf(st)
 			}
 		}
@@ -142,22 +142,18 @@ func (f *Fleet) open(id identity, h *federationv1.Hello) (*session, *federationv
 }
 
 // recognise finds the parts that a held hash stands for, without asking.
-func (f *Fleet) recognise(name, hash string) (held map[string]string, known bool) {
+func (f *Fleet) recognise(name, hash string) (held map[string]string, planned *topology.MemberState, known bool) {
+	if desired := f.desiredAs(name, hash); desired != nil {
+		return nil, desired, true
+	}
 	if f.members[name].heldHash == hash {
-		return f.progress[name].Held, true
+		pr := f.progress[name]
+		return pr.Held, pr.Planned, true
 	}
 	if hash == federationv1.EmptyHash {
-		return map[string]string{}, true
+		return map[string]string{}, nil, true
 	}
-	desired := f.desiredAs(name, hash)
-	if desired == nil {
-		return nil, false
-	}
-	held = make(map[string]string, len(desired.Parts))
-	for _, p := range desired.Parts {
-		held[p.Part.Id] = p.Part.Hash
-	}
-	return held, true
+	return nil, nil, false
 }
 
 // heldChanged follows up on a change of what a member holds.
@@ -251,9 +247,9 @@ func (f *Fleet) sent(s *session, u *federationv1.Update, size int) {
 	f.log.Debug("update sent", "member", s.cluster, "upserts", len(u.Upserts), "removals", len(u.Removals), "target", u.TargetHash)
 }
 
-// apply is what is held after an update, from what was held before.
-func apply(held map[string]string, upserts []*federationv1.Part, removals []string) map[string]string {
-	out := maps.Clone(held)
+// apply is what is held after an update, if it is no planned state.
+func apply(was *topology.MemberProgress, upserts []*federationv1.Part, removals []string) map[string]string {
+	out := maps.Collect(was.All())
 	for _, p := range upserts {
 		out[p.Id] = p.Hash
 	}

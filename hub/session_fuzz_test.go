@@ -197,7 +197,7 @@ func FuzzSession(f *testing.F) {
 				}
 			}
 			consistent(t, fleet)
-			if now := *fleet.progress["b"]; now.Refusal != "" || !now.Connected || !maps.Equal(now.Held, before.Held) || len(now.Unapplied)+len(now.Links)+len(now.Flows) > 0 {
+			if now := *fleet.progress["b"]; now.Refusal != "" || !now.Connected || !maps.Equal(holding(&now), holding(&before)) || len(now.Unapplied)+len(now.Links)+len(now.Flows) > 0 {
 				t.Fatalf("another member: %+v, before %+v", now, before)
 			}
 		}
@@ -211,21 +211,21 @@ func consistent(t *testing.T, f *Fleet) {
 	if m == nil || p == nil {
 		return
 	}
-	if m.heldHash != "" && federationv1.StateHash(p.Held) != m.heldHash {
-		t.Fatalf("held is %v, its hash %s", p.Held, m.heldHash)
+	if m.heldHash != "" && federationv1.StateHash(holding(p)) != m.heldHash {
+		t.Fatalf("held is %v, its hash %s", holding(p), m.heldHash)
 	}
 	if p.Connected != (m.session != nil) {
 		t.Fatal("connected without a session, or the reverse")
 	}
 	texts := []string{p.Refusal}
 	for id, why := range p.Unapplied {
-		if p.Held[id] == "" {
+		if p.Hash(id) == "" {
 			t.Fatalf("%q is not applied and not held", id)
 		}
 		texts = append(texts, id, why.Code, why.Message)
 	}
 	for id, why := range p.Warnings {
-		if p.Held[id] == "" {
+		if p.Hash(id) == "" {
 			t.Fatalf("a warning of %q, which is not held", id)
 		}
 		texts = append(texts, id, why.Code, why.Message)

@@ -31,7 +31,7 @@ func TestSessionEqualHash(t *testing.T) {
 		t.Errorf("welcome: %v", w)
 	}
 	p := h.progress(name)
-	equal(t, "held", p.Held, heldOf(first))
+	equal(t, "held", holding(p), heldOf(first))
 	if !p.Connected || len(p.Unapplied) != 0 || !slices.Equal(p.Features, allFeatures) {
 		t.Errorf("progress: %+v", p)
 	}
@@ -67,7 +67,7 @@ func TestSessionInventory(t *testing.T) {
 	if w := s.welcome(); !w.WantInventory {
 		t.Error("no inventory wanted")
 	}
-	if p := h.progress(name); p.Held != nil || !p.Connected {
+	if p := h.progress(name); p.Known() || !p.Connected {
 		t.Errorf("before the inventory: %+v", p)
 	}
 	s.heartbeat(hi.HeldHash) // must not be taken for a mistake
@@ -82,11 +82,11 @@ func TestSessionInventory(t *testing.T) {
 
 	// Held at once, applied only when the agent says so.
 	s.heartbeat(desired.Hash)
-	eventually(t, "held", func() bool { return h.progress(name).Held["account/new"] != "" })
+	eventually(t, "held", func() bool { return h.progress(name).Hash("account/new") != "" })
 	equal(t, "unapplied", h.progress(name).Unapplied, map[string]topology.PartFailure{"account/new": {}})
 	s.applied(u)
 	eventually(t, "applied", func() bool { return h.progress(name).Applied("account/new", u.Upserts[0].Hash) })
-	equal(t, "held", h.progress(name).Held, heldOf(desired))
+	equal(t, "held", holding(h.progress(name)), heldOf(desired))
 
 	// It comes back as it was: known without an inventory, though the plan moved on.
 	h.fleet.Publish(plan(state(name, account("app"))))
@@ -160,7 +160,7 @@ func TestSessionRefusal(t *testing.T) {
 		t.Errorf("refusal %q", p.Refusal)
 	}
 	s.applied(u)
-	eventually(t, "the refusal is over", func() bool { p := h.progress(name); return p.Refusal == "" && p.Held["account/good"] != "" })
+	eventually(t, "the refusal is over", func() bool { p := h.progress(name); return p.Refusal == "" && p.Hash("account/good") != "" })
 }
 
 func TestSessionNewerWins(t *testing.T) {
@@ -204,7 +204,7 @@ func TestSessionWaitsForOthers(t *testing.T) {
 	sb.applied(ub)
 	sa.heartbeat(ua.TargetHash) // held, not applied
 	eventually(t, "held", func() bool {
-		return h.progress(a).Held != nil && h.progress(b).Applied("account/app", ub.Upserts[0].Hash)
+		return h.progress(a).Known() && h.progress(b).Applied("account/app", ub.Upserts[0].Hash)
 	})
 	select {
 	case m := <-sb.got:

@@ -98,8 +98,8 @@ func (f *Fleet) giveUp(name string, m *member, now time.Time) {
 			continue
 		}
 		p, has := m.pending[id]
-		if !has || p.hash != pr.Held[id] {
-			p = pending{pr.Held[id], now}
+		if !has || p.hash != pr.Hash(id) {
+			p = pending{pr.Hash(id), now}
 		}
 		next[id] = p
 		if now.Sub(p.since) > applyTimeout {
@@ -129,14 +129,13 @@ func (f *Fleet) letGo(name string, m *member, now time.Time) {
 	if pr == nil {
 		return
 	}
-	held := pr.Held
 	if desired == nil || m.heldHash == desired.Hash {
-		held = nil
+		pr = &topology.MemberProgress{Overdue: pr.Overdue} // of what is not planned it keeps nothing
 	}
 	var next map[string]time.Time
 	var overdue map[string]bool
 	late := false
-	for id := range held {
+	for id := range pr.All() {
 		if !strings.HasPrefix(id, "outlet/") || desired.Part(id) != nil || f.plan.Staged[federationv1.IDPeer(id)] != nil {
 			continue
 		}

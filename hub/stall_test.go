@@ -168,7 +168,7 @@ func TestFleetLetGo(t *testing.T) {
 	f.Publish(plan(state("a", own), state("c")))
 	u = f.next(a)
 	tell(t, f, a, done(u))
-	if f.progress["a"].Held[outlet] == "" {
+	if f.progress["a"].Hash(outlet) == "" {
 		t.Fatal("the outlet went although its destination is fed from it")
 	}
 	for range 9 { // each session claims what was, and ends before it owes anything for too long

@@ -134,7 +134,7 @@ func FuzzAgentMessage(f *testing.F) {
 		o := fleet.Observe()
 		p := o.Progress["a"]
 		texts := []string{p.Refusal, o.Members["a"].Agent.GetVersion()}
-		for id := range p.Held {
+		for id := range p.All() {
 			texts = append(texts, id)
 		}
 		for id, why := range p.Unapplied {

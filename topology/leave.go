@@ -125,11 +125,11 @@ func Departed(p *Plan, name string, prog Progress) bool {
 	if _, frozen := p.Frozen[name]; frozen || p.Standing[name].Suspended {
 		return true
 	}
-	if len(m.Held) != len(desired.Parts) {
+	if m.Count() != len(desired.Parts) {
 		return false
 	}
 	for _, want := range desired.Parts {
-		if m.Held[want.Part.Id] != want.Part.Hash || m.Unapplied[want.Part.Id].Code == "" && !m.Applied(want.Part.Id, want.Part.Hash) {
+		if m.Hash(want.Part.Id) != want.Part.Hash || m.Unapplied[want.Part.Id].Code == "" && !m.Applied(want.Part.Id, want.Part.Hash) {
 			return false
 		}
 	}

@@ -54,7 +54,7 @@ type Step struct {
 // member of its topology, and what feeds it stays.
 func Next(p *Plan, prog Progress, cluster string) Step {
 	own := prog[cluster]
-	if p == nil || p.Members[cluster] == nil || own == nil || own.Held == nil {
+	if p == nil || p.Members[cluster] == nil || own == nil || !own.Known() {
 		return Step{}
 	}
 	o := order{p, prog, p.Staged[cluster] != nil}
@@ -77,7 +77,7 @@ func Next(p *Plan, prog Progress, cluster string) Step {
 		s.Target = want.Hash // most often, and it is known
 		return s
 	}
-	after := maps.Clone(own.Held)
+	after := maps.Collect(own.All())
 	for _, part := range s.Upserts {
 		after[part.Id] = part.Hash
 	}
@@ -129,10 +129,10 @@ func (o order) upserts(cluster string, behind []*PlannedPart) []*federationv1.Pa
 	if len(behind) == 0 {
 		return nil
 	}
-	held := o.prog[cluster].Held
+	own := o.prog[cluster]
 	out := make([]*federationv1.Part, 0, len(behind))
 	for _, want := range behind {
-		if part := o.sendable(cluster, want); part != nil && held[part.Id] != part.Hash {
+		if part := o.sendable(cluster, want); part != nil && own.Hash(part.Id) != part.Hash {
 			out = append(out, part)
 		}
 	}
@@ -145,7 +145,7 @@ func (o order) sendable(cluster string, want *PlannedPart) *federationv1.Part {
 	if !slices.Contains(o.prog[cluster].Features, kindOf(want.Part)) || o.withheld(PartRef{cluster, want.Part.Id}) {
 		return nil
 	}
-	if want.Part.Id == federationv1.BrokerID && o.prog[cluster].Held[federationv1.BrokerID] == "" {
+	if want.Part.Id == federationv1.BrokerID && o.prog[cluster].Hash(federationv1.BrokerID) == "" {
 		return want.Part
 	}
 	var unmet map[PartRef]bool
@@ -176,7 +176,7 @@ func (o order) sendable(cluster string, want *PlannedPart) *federationv1.Part {
 // because it is frozen and the planned one may lack something.
 func (o order) withheld(ref PartRef) bool {
 	m := o.prog[ref.Cluster]
-	return o.plan.Withheld[ref] && m != nil && m.Held != nil && m.Held[ref.ID] != ""
+	return o.plan.Withheld[ref] && m != nil && m.Hash(ref.ID) != ""
 }
 
 // withoutSources is a stream part without the sources whose outlets are unmet,
@@ -184,7 +184,7 @@ func (o order) withheld(ref PartRef) bool {
 // sent in order once, and to drop it for a change elsewhere would stop a flow.
 func (o order) withoutSources(cluster string, part *federationv1.Part, unmet map[PartRef]bool) *federationv1.Part {
 	own, spec := o.prog[cluster], part.GetStream()
-	if own.Held[part.Id] != "" && own.Flows == nil {
+	if own.Hash(part.Id) != "" && own.Flows == nil {
 		return nil // not known which sources run
 	}
 	var sources []*federationv1.Source
@@ -244,7 +244,7 @@ func (o order) coming(ref PartRef, depth int) bool {
 	if depth == 0 || want == nil || m == nil || !m.Connected {
 		return false
 	}
-	if m.Held == nil {
+	if !m.Known() {
 		return true // its inventory is
 	}
 	if older := o.plan.Staged[ref.Cluster]; older != nil {
@@ -252,7 +252,7 @@ func (o order) coming(ref PartRef, depth int) bool {
 			return false
 		}
 	}
-	if m.Held[ref.ID] == want.Part.Hash {
+	if m.Hash(ref.ID) == want.Part.Hash {
 		failure, un := m.Unapplied[ref.ID]
 		return un && failure.Code == ""
 	}

@@ -26,7 +26,7 @@ func (o order) removals(cluster string) (out []string, meant bool) {
 // revoked member, that nothing uses.
 func (o order) unused(cluster string) []string {
 	var paths, out []string
-	for id := range o.prog[cluster].Held {
+	for id := range o.prog[cluster].All() {
 		if o.plan.Members[cluster].Part(id) != nil || o.toRevoked(id) {
 			continue
 		}
@@ -71,14 +71,14 @@ func (o order) outletUsed(cluster, id string) bool {
 	if desired == nil || there == nil || !there.Connected {
 		return false
 	}
-	if there.Held == nil {
+	if !there.Known() {
 		return true
 	}
 	prefix := federationv1.StreamID(account, "")
 	for _, want := range desired.withPrefix(prefix) {
 		part := o.sendable(destination, want)
 		switch {
-		case part == nil && there.Held[want.Part.Id] != "":
+		case part == nil && there.Hash(want.Part.Id) != "":
 			return true // it runs an older version, which may use it
 		case part != nil && !there.Applied(part.Id, part.Hash):
 			return true
@@ -87,7 +87,7 @@ func (o order) outletUsed(cluster, id string) bool {
 	if o.keeps(destination) {
 		return false
 	}
-	for held := range there.Held {
+	for held := range there.All() {
 		if strings.HasPrefix(held, prefix) && desired.Part(held) == nil {
 			return true
 		}
@@ -198,7 +198,7 @@ func (o order) holdsOn(cluster, id string) bool {
 	if o.keeps(cluster) {
 		return false
 	}
-	return m.Held == nil || m.Held[id] != ""
+	return !m.Known() || m.Hash(id) != ""
 }
 
 // withPrefix are the parts whose ids begin with prefix.

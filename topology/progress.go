@@ -1,5 +1,7 @@
 package topology
 
+import "iter"
+
 // Progress is what the hub knows of each member, from its reports only. A
 // member that is missing has never reported to this hub. A MemberProgress that
 // is in a Progress is not modified any more: it is replaced.
@@ -13,11 +15,11 @@ type MemberProgress struct {
 	// "broker", "account", "link", "stream", "outlet". A part of another kind is
 	// never sent to it.
 	Features []string
-	// Held maps the ids of the parts that the member holds to their hashes. Nil:
-	// not known yet.
+	// Held maps the ids of the parts that the member holds to their hashes, if Planned
+	// does not say it. Both nil: not known yet.
 	Held map[string]string
-	// Planned is the planned state to which Held is equal. Nil: there is none, or it
-	// is not known.
+	// Planned is the planned state that the member holds. Nil: there is none, or it
+	// is not known. It is most often there, and takes no memory of its own.
 	Planned *MemberState
 	// Unapplied lists held parts that are not applied.
 	Unapplied map[string]PartFailure
@@ -70,6 +72,47 @@ type FlowReport struct {
 	Message     string
 }
 
+// Known tells whether it is known what the member holds.
+func (m *MemberProgress) Known() bool { return m.Planned != nil || m.Held != nil }
+
+// Hash is that of the part as the member holds it; empty: it does not.
+func (m *MemberProgress) Hash(id string) string {
+	if m.Planned == nil {
+		return m.Held[id]
+	}
+	if p := m.Planned.Part(id); p != nil {
+		return p.Part.Hash
+	}
+	return ""
+}
+
+// Count is how many parts the member holds.
+func (m *MemberProgress) Count() int {
+	if m.Planned != nil {
+		return len(m.Planned.Parts)
+	}
+	return len(m.Held)
+}
+
+// All are the ids of the parts that the member holds, with their hashes.
+func (m *MemberProgress) All() iter.Seq2[string, string] {
+	return func(yield func(string, string) bool) {
+		if m.Planned == nil {
+			for id, hash := range m.Held {
+				if !yield(id, hash) {
+					return
+				}
+			}
+			return
+		}
+		for _, p := range m.Planned.Parts {
+			if !yield(p.Part.Id, p.Part.Hash) {
+				return
+			}
+		}
+	}
+}
+
 // Superfluous calls fn with each part that the member holds and want has not.
 func (m *MemberProgress) Superfluous(want *MemberState, fn func(id string)) {
 	if m.Planned != nil {
@@ -86,7 +129,7 @@ func (m *MemberProgress) Superfluous(want *MemberState, fn func(id string)) {
 // Applied tells whether the member holds the part with that hash and has
 // applied it.
 func (m *MemberProgress) Applied(id, hash string) bool {
-	if m == nil || m.Held[id] != hash {
+	if m == nil || m.Hash(id) != hash {
 		return false
 	}
 	_, un := m.Unapplied[id]

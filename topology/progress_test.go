@@ -2,6 +2,7 @@ package topology
 
 import (
 	"fmt"
+	"maps"
 	"slices"
 	"testing"
 
@@ -38,10 +39,12 @@ func TestPlannedIsHeld(t *testing.T) {
 		for _, p := range held.Parts {
 			slow.Held[p.Part.Id] = p.Part.Hash
 		}
-		quick := &MemberProgress{Held: slow.Held, Planned: held}
+		quick := &MemberProgress{Planned: held}
 		type answer struct {
 			Behind, Superfluous []string
-			Others              bool
+			Others, Known       bool
+			Count               int
+			All, Hashes         map[string]string
 		}
 		ask := func(m *MemberProgress) answer {
 			var a answer
@@ -51,7 +54,11 @@ func TestPlannedIsHeld(t *testing.T) {
 			}
 			m.Superfluous(want, func(id string) { a.Superfluous = append(a.Superfluous, id) })
 			slices.Sort(a.Superfluous)
-			a.Others = others
+			a.Others, a.Known, a.Count, a.All = others, m.Known(), m.Count(), maps.Collect(m.All())
+			a.Hashes = map[string]string{}
+			for _, p := range slices.Concat(held.Parts, want.Parts) {
+				a.Hashes[p.Part.Id] = m.Hash(p.Part.Id)
+			}
 			return a
 		}
 		if diff := cmp.Diff(ask(slow), ask(quick)); diff != "" {

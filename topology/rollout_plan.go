@@ -99,7 +99,7 @@ func (o order) feedsStaged(cluster, id string) bool {
 	if len(o.plan.Staged) == 0 || !strings.HasPrefix(id, "stream/") {
 		return false
 	}
-	for held := range o.prog[cluster].Held {
+	for held := range o.prog[cluster].All() {
 		f := strings.Split(held, "/")
 		if len(f) == 5 && f[0] == "outlet" && federationv1.StreamID(f[2], f[3]) == id && o.plan.Staged[f[1]] != nil {
 			return true

@@ -49,7 +49,7 @@ func (r *readiness) member(name string) verdict {
 	switch {
 	case state == nil:
 		return verdict{}
-	case m == nil || !m.Connected || m.Held == nil:
+	case m == nil || !m.Connected || !m.Known():
 		return verdict{pending: "is not connected"}
 	case m.Outdated != "":
 		return verdict{failed: m.Outdated}
@@ -65,7 +65,7 @@ func (r *readiness) member(name string) verdict {
 		if failure := m.Unapplied[id]; failure.Code != "" {
 			return verdict{failed: fmt.Sprintf("cannot apply %s: %s", id, failure.Message)}
 		}
-		if m.Held[id] == want.Part.Hash || !r.excused(PartRef{name, id}, want) {
+		if m.Hash(id) == want.Part.Hash || !r.excused(PartRef{name, id}, want) {
 			pending = "has not applied " + id
 		}
 	}

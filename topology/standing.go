@@ -105,15 +105,15 @@ func (p *Plan) stand(prev *Plan, members []*v1alpha1.MemberCluster) {
 // it would, were it not permitted.
 func (o order) heldBack(cluster string) (blocked, meant bool, gone, held int) {
 	m, desired := o.prog[cluster], o.plan.Desired(cluster)
-	if m == nil || desired == nil || len(m.Held) <= federationv1.FreeRemovals {
+	if m == nil || desired == nil || m.Count() <= federationv1.FreeRemovals {
 		return false, false, 0, 0
 	}
-	for id := range m.Held {
+	for id := range m.All() {
 		if desired.Part(id) == nil && !o.toRevoked(id) {
 			gone++
 		}
 	}
-	held = len(m.Held)
+	held = m.Count()
 	if !federationv1.MassRemoval(held, gone) {
 		return false, false, gone, held
 	}
@@ -153,7 +153,7 @@ func (o order) cutOff(cluster string) []string {
 		return nil
 	}
 	var out []string
-	for id := range o.prog[cluster].Held {
+	for id := range o.prog[cluster].All() {
 		if o.toRevoked(id) && o.plan.Members[cluster].Part(id) == nil {
 			out = append(out, id)
 		}

@@ -66,7 +66,7 @@ func (s *summary) reach(cluster string, ids []string) reach {
 		r.missing = ids
 		return r
 	}
-	r.connected, r.known, r.refusal = m.Connected, m.Held != nil, m.Refusal
+	r.connected, r.known, r.refusal = m.Connected, m.Known(), m.Refusal
 	r.suspended, r.staged = s.plan.Standing[cluster].Suspended, s.plan.Staged[cluster] != nil
 	for _, id := range ids {
 		if want := desired.Part(id); want != nil {
@@ -88,7 +88,7 @@ func (s *summary) reachWhole(cluster string) reach {
 		r.joined, r.total = true, len(desired.Parts)
 		m := s.prog[cluster]
 		if m != nil {
-			r.connected, r.known, r.refusal = m.Connected, m.Held != nil, m.Refusal
+			r.connected, r.known, r.refusal = m.Connected, m.Known(), m.Refusal
 		}
 		r.suspended, r.staged = s.plan.Standing[cluster].Suspended, s.plan.Staged[cluster] != nil
 		for _, want := range desired.Parts {

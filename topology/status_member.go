@@ -208,11 +208,7 @@ func (s *summary) leftovers(name string) []string {
 		return nil
 	}
 	var out []string
-	for id := range m.Held {
-		if desired.Part(id) == nil {
-			out = append(out, id)
-		}
-	}
+	m.Superfluous(desired, func(id string) { out = append(out, id) })
 	slices.Sort(out)
 	return out
 }
@@ -260,13 +256,16 @@ func (s *summary) memberStatus(m *v1alpha1.MemberCluster, r reach) *MemberStatus
 // heldHash avoids to compute the hash of what is held where it is the desired
 // state.
 func (s *summary) heldHash(name string) string {
-	held, desired := s.prog[name].Held, s.plan.Members[name]
-	if desired == nil || len(held) != len(desired.Parts) {
-		return federationv1.StateHash(held)
+	m, desired := s.prog[name], s.plan.Members[name]
+	if m.Planned != nil {
+		return m.Planned.Hash
+	}
+	if desired == nil || len(m.Held) != len(desired.Parts) {
+		return federationv1.StateHash(m.Held)
 	}
 	for _, p := range desired.Parts {
-		if held[p.Part.Id] != p.Part.Hash {
-			return federationv1.StateHash(held)
+		if m.Held[p.Part.Id] != p.Part.Hash {
+			return federationv1.StateHash(m.Held)
 		}
 	}
 	return desired.Hash

@@ -121,3 +121,29 @@ func TestFirstNames(t *testing.T) {
 		}
 	}
 }
+
+// TestSummarizeHeldOrPlanned says the same of members whether it is known which
+// planned state they hold, or each part.
+func TestSummarizeHeldOrPlanned(t *testing.T) {
+	t.Parallel()
+	in := fleetInput(30)
+	old := Compile(in)
+	p := Recompile(old, anotherStream(in, 2))
+	held, planned := Progress{}, Progress{}
+	for i, m := range in.Members {
+		state := []*MemberState{p.Members[m.Name], old.Members[m.Name]}[i%2]
+		one := MemberProgress{Connected: i%5 > 0, Links: map[string]LinkReport{}, Held: map[string]string{}}
+		for _, part := range state.Parts {
+			one.Held[part.Part.Id] = part.Part.Hash
+		}
+		if i%3 == 0 {
+			one.Unapplied = map[string]PartFailure{state.Parts[i%len(state.Parts)].Part.Id: {Code: "Invalid"}}
+		}
+		other := one
+		other.Planned = state
+		held[m.Name], planned[m.Name] = &one, &other
+	}
+	if diff := cmp.Diff(Summarize(p, in, held), Summarize(p, in, planned)); diff != "" {
+		t.Errorf("by part (-), by state (+):\n%s", diff)
+	}
+}

@@ -68,14 +68,24 @@ func (s *summary) reach(cluster string, ids []string) reach {
 	}
 	r.connected, r.known, r.refusal = m.Connected, m.Known(), m.Refusal
 	r.suspended, r.staged = s.plan.Standing[cluster].Suspended, s.plan.Staged[cluster] != nil
+	whole := m.whole(desired)
 	for _, id := range ids {
-		if want := desired.Part(id); want != nil {
-			r.look(m, id, want.Part.Hash)
-		} else {
+		switch want := desired.Part(id); {
+		case want == nil:
 			r.missing = append(r.missing, id)
+		case whole:
+			r.applied++
+		default:
+			r.look(m, id, want.Part.Hash)
 		}
 	}
 	return r
+}
+
+// whole tells whether a member is known to have applied all of a state; most often
+// it has, and that is told at once.
+func (m *MemberProgress) whole(desired *MemberState) bool {
+	return m != nil && m.Planned == desired && len(m.Unapplied) == 0
 }
 
 // reachWhole looks at all parts of a member, once.
@@ -91,8 +101,12 @@ func (s *summary) reachWhole(cluster string) reach {
 			r.connected, r.known, r.refusal = m.Connected, m.Known(), m.Refusal
 		}
 		r.suspended, r.staged = s.plan.Standing[cluster].Suspended, s.plan.Staged[cluster] != nil
-		for _, want := range desired.Parts {
-			r.look(m, want.Part.Id, want.Part.Hash)
+		if m.whole(desired) {
+			r.applied = r.total
+		} else {
+			for _, want := range desired.Parts {
+				r.look(m, want.Part.Id, want.Part.Hash)
+			}
 		}
 	}
 	s.whole[cluster] = r

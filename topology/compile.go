@@ -30,7 +30,8 @@ func Compile(in Input) *Plan { return Recompile(nil, in) }
 // time may be given the same prev.
 func Recompile(prev *Plan, in Input) *Plan {
 	past := newHistory(prev, in)
-	members := present(in.Members)
+	standing := standings(in.Members)
+	members := present(in.Members, standing)
 	if past.prev != nil && slices.Equal(members, past.prev.members) {
 		members = past.prev.members
 	} else {
@@ -47,7 +48,7 @@ func Recompile(prev *Plan, in Input) *Plan {
 		}
 	}
 	p.withhold(prev)
-	p.stand(prev, in.Members)
+	p.stand(prev, standing)
 	return p
 }
 

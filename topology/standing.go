@@ -1,6 +1,7 @@
 package topology
 
 import (
+	"slices"
 	"strconv"
 
 	apimeta "k8s.io/apimachinery/pkg/api/meta"
@@ -57,45 +58,48 @@ func StandingOf(m *v1alpha1.MemberCluster) Standing {
 // out tells whether the member is no part of any topology, whatever these say.
 func (s Standing) out() bool { return s.Revoked || s.Departing }
 
-// present are the members that topologies can have.
-func present(members []*v1alpha1.MemberCluster) []*v1alpha1.MemberCluster {
-	out := make([]*v1alpha1.MemberCluster, 0, len(members))
+// standings are those of the members of which something is said.
+func standings(members []*v1alpha1.MemberCluster) map[string]Standing {
+	out := map[string]Standing{}
 	for _, m := range members {
-		if !StandingOf(m).out() {
-			out = append(out, m)
+		if s := StandingOf(m); s != (Standing{}) {
+			out[m.Name] = s
 		}
 	}
 	return out
 }
 
+// present are the members that topologies can have.
+func present(members []*v1alpha1.MemberCluster, standing map[string]Standing) []*v1alpha1.MemberCluster {
+	if len(standing) == 0 {
+		return slices.Clone(members)
+	}
+	return slices.DeleteFunc(slices.Clone(members), func(m *v1alpha1.MemberCluster) bool { return standing[m.Name].out() })
+}
+
 // stand adds to a plan how members are treated, and those that are out.
-func (p *Plan) stand(prev *Plan, members []*v1alpha1.MemberCluster) {
-	p.Standing = map[string]Standing{}
-	for _, m := range members {
-		s := StandingOf(m)
-		if s == (Standing{}) {
-			continue
-		}
-		p.Standing[m.Name] = s
+func (p *Plan) stand(prev *Plan, standing map[string]Standing) {
+	p.Standing = standing
+	for name, s := range standing {
 		if !s.out() {
 			continue
 		}
 		var before *MemberState
 		var stood Standing
 		if prev != nil {
-			before, stood = prev.Members[m.Name], prev.Standing[m.Name]
+			before, stood = prev.Members[name], prev.Standing[name]
 		}
 		switch {
 		case before != nil && stood.Revoked == s.Revoked && stood.Departing == s.Departing:
-			p.Members[m.Name] = before
-			if why, frozen := prev.Frozen[m.Name]; frozen {
-				p.Frozen[m.Name] = why
+			p.Members[name] = before
+			if why, frozen := prev.Frozen[name]; frozen {
+				p.Frozen[name] = why
 			}
 		case s.Departing && before != nil:
-			p.Members[m.Name] = alone(before)
+			p.Members[name] = alone(before)
 		default:
-			p.Members[m.Name] = &MemberState{Cluster: m.Name, Hash: federationv1.EmptyHash}
-			p.Frozen[m.Name] = "it is out of the federation"
+			p.Members[name] = &MemberState{Cluster: name, Hash: federationv1.EmptyHash}
+			p.Frozen[name] = "it is out of the federation"
 		}
 	}
 }
@@ -107,6 +111,9 @@ func (o order) heldBack(cluster string) (blocked, meant bool, gone, held int) {
 	m, desired := o.prog[cluster], o.plan.Desired(cluster)
 	if m == nil || desired == nil || m.Count() <= federationv1.FreeRemovals {
 		return false, false, 0, 0
+	}
+	if m.Planned == desired {
+		return false, false, 0, m.Count()
 	}
 	for id := range m.All() {
 		if desired.Part(id) == nil && !o.toRevoked(id) {

@@ -40,9 +40,10 @@ generate: ## Regenerate protobuf code, deep copies, CRDs and docs/reference
 lint: ## Check style and import rules with golangci-lint
 	$(SETTINGS) $(TOOL) golangci-lint run ./...
 
+# Most tests wait for servers most of the time, hence more of them at once than there are cores.
 .PHONY: test
 test: ## Run every test with the race detector, which needs a C compiler (ARGS="-run NAME ./agent")
-	GORACE="suppressions=$(CURDIR)/.race-suppressions $(GORACE)" go test -race -timeout 20m $(or $(ARGS),./...)
+	GORACE="suppressions=$(CURDIR)/.race-suppressions $(GORACE)" go test -race -parallel 4 -timeout 20m $(or $(ARGS),./...)
 
 .PHONY: e2e
 e2e: build images ## Test on kind clusters (installs docker.io and starts it where none runs; ARGS="-run NAME")

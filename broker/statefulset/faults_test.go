@@ -25,6 +25,7 @@ import (
 // Accounts are on all servers as soon as they are set, and gone from all when they
 // are not wanted any more; also from a server that was dead meanwhile.
 func TestAccountsOnAllServers(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t, 3)
 	w.account("app", "leaving")
 	w.start()
@@ -90,6 +91,7 @@ func TestAccountsOnAllServers(t *testing.T) {
 // An agent that comes back finds its servers and goes on; one that comes back with
 // an old folder goes on after what its servers know.
 func TestAgentComesBack(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t, 1)
 	w.account("app")
 	w.start()
@@ -129,6 +131,7 @@ func TestAgentComesBack(t *testing.T) {
 // Servers restart one by one, for a change that NATS cannot reload and for another
 // template; no acknowledged publish fails and nothing is lost.
 func TestRollingRestart(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t, 3)
 	w.account("app")
 	w.start()
@@ -207,6 +210,7 @@ func TestRollingRestart(t *testing.T) {
 // A dead server's volume can be lost too: another takes its place, and streams have
 // all their replicas again.
 func TestLostVolume(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t, 3)
 	w.account("app")
 	w.start()
@@ -242,6 +246,7 @@ func TestLostVolume(t *testing.T) {
 
 // Only the agent of this member is obeyed.
 func TestControlChannelRefusesOthers(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t, 1)
 	w.account("app")
 	w.start()
@@ -303,6 +308,7 @@ func TestControlChannelRefusesOthers(t *testing.T) {
 
 // Links of three servers: from them and to them, seen and kicked as one broker's.
 func TestLinksOfThreeServers(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t, 3)
 	w.account("app")
 	w.start()

@@ -60,6 +60,7 @@ func (p *wayOut) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 // names, which has a password, and without it when the agent names none any more.
 // Their own environment says nothing of it.
 func TestLinksOfServersThroughProxy(t *testing.T) {
+	t.Parallel()
 	proxy := &wayOut{user: "Basic " + base64.StdEncoding.EncodeToString([]byte("site:s3cret")), passed: map[string]int{}}
 	front := httptest.NewServer(proxy)
 	t.Cleanup(front.Close)

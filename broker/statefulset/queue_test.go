@@ -271,6 +271,7 @@ func publish(js jetstream.JetStream, subject string, pace time.Duration, sent, r
 // messages are written and taken: each is taken, and stored once. With roundsVariable
 // also a queue of which all is on servers that leave, under more load, and so many times.
 func TestQueueScaledUnderLoad(t *testing.T) {
+	t.Parallel()
 	rounds, _ := strconv.Atoi(os.Getenv(roundsVariable))
 	w := newWorld(t, 3)
 	w.account("app")

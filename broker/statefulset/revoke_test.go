@@ -14,6 +14,7 @@ import (
 // The user of a namespace that lost access is let go by every server, and not let in
 // again, whatever it had copied; others are not disturbed, and a later one works.
 func TestRevokedUser(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t, 3)
 	w.account("app")
 	w.start()

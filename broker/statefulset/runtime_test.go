@@ -322,6 +322,7 @@ func (w *world) wantMessages(nc *nats.Conn, name string, n uint64) {
 
 // One server becomes three and one again; what was stored stays, wherever it was.
 func TestScale(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t, 1)
 	w.account("app", "other")
 	w.start()

@@ -113,6 +113,7 @@ func TestChosenServers(t *testing.T) {
 // The servers follow the load up, and down when it was small all through the
 // window, which begins anew with the agent.
 func TestServersFollowLoad(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t, 1)
 	const down = 6 * time.Second
 	auto := &federationv1.Autoscaling{Min: 1, Max: 3, Connections: 8, UpSeconds: 2, DownSeconds: int32(down / time.Second)}

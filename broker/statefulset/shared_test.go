@@ -342,6 +342,7 @@ func (w *world) leafs(n int) []broker.LeafConn {
 // once, also while a server is lost; a renewed certificate reaches all of them and
 // disturbs nobody.
 func TestSharedLinkAddress(t *testing.T) {
+	t.Parallel()
 	ca := newFederation(t)
 	a, d, e := newMember(t, ca, "a", 3), newMember(t, ca, "d", 1), newMember(t, ca, "e", 3)
 	addr := balance(t, a.place.links)

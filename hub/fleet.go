@@ -172,6 +172,12 @@ func (f *Fleet) wantedGrants(name string, m *member) map[string]*federationv1.Gr
 // any of them.
 func (f *Fleet) Publish(p *topology.Plan) {
 	f.encoded.forget()
+	f.send(f.replan(p)) // before all members are looked at
+	f.send(f.allDue())  // one whose own state is as before may have waited for this plan
+}
+
+// replan makes p the plan, and returns the sessions of members whose state is another.
+func (f *Fleet) replan(p *topology.Plan) (woken []*session) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	old := f.plan
@@ -180,36 +186,68 @@ func (f *Fleet) Publish(p *topology.Plan) {
 		old = &topology.Plan{}
 		close(f.planned)
 	}
-	for name := range old.Members {
-		if p.Members[name] == nil {
-			f.forget(name)
-		}
-	}
-	woken := 0
+	kept := 0
 	for name := range p.Members {
-		state := p.Desired(name)
-		m, before := f.members[name], old.Desired(name)
+		if old.Members[name] != nil {
+			kept++
+		}
+		before, state := old.Desired(name), p.Desired(name)
+		if before == state {
+			continue
+		}
+		m := f.members[name]
 		if m == nil {
 			m = &member{}
 			f.members[name] = m
 		}
-		if before != state {
-			if len(m.grants) > 0 {
-				f.changed() // which grants are wanted may be different now
-			}
-			if before == nil || before.Hash != state.Hash {
-				f.replanned(name, m)
-			}
-			f.setWaits(name)
+		if len(m.grants) > 0 {
+			f.changed() // which grants are wanted may be different now
 		}
-		// Also a member whose own state is as before may have waited for this plan.
-		if f.wake(name) {
-			woken++
+		if before == nil || before.Hash != state.Hash {
+			f.replanned(name, m)
+		}
+		f.setWaits(name)
+		if m.due(state) {
+			woken = append(woken, m.session)
 		}
 	}
-	if woken >= manyMembers {
+	for name := range old.Members {
+		if kept == len(old.Members) {
+			break // as nearly always
+		}
+		if p.Members[name] == nil {
+			f.forget(name)
+		}
+	}
+	f.concerns(len(woken))
+	return woken
+}
+
+// allDue are the sessions of all members that hold not what they shall.
+func (f *Fleet) allDue() (due []*session) {
+	f.mu.RLock()
+	defer f.mu.RUnlock()
+	for name, m := range f.members {
+		if m.due(f.desired(name)) {
+			due = append(due, m.session)
+		}
+	}
+	f.concerns(len(due))
+	return due
+}
+
+// concerns notes that a plan is about to be sent to so many. mu is held.
+func (f *Fleet) concerns(n int) {
+	if n >= manyMembers {
 		f.wave.Store(f.now().Add(waveTime).UnixNano())
 		f.lastSent.Store(f.now().UnixNano())
+	}
+}
+
+// send has sessions looked at: many, before anything else is heard.
+func (f *Fleet) send(some []*session) {
+	f.outbox.add(some...)
+	if len(some) >= manyMembers {
 		f.outbox.first()
 	}
 }

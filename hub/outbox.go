@@ -41,15 +41,17 @@ func newOutbox() *outbox {
 	return o
 }
 
-// add has a session looked at. It never blocks for long.
-func (o *outbox) add(s *session) {
+// add has sessions looked at. It never blocks for long.
+func (o *outbox) add(some ...*session) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	switch s.turn {
-	case turnTaken:
-		s.turn = turnAgain
-	case turnIdle:
-		o.enqueue(s)
+	for _, s := range some {
+		switch s.turn {
+		case turnTaken:
+			s.turn = turnAgain
+		case turnIdle:
+			o.enqueue(s)
+		}
 	}
 }
 

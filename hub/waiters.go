@@ -114,12 +114,14 @@ func (f *Fleet) settled(name string) bool {
 }
 
 // wake makes the session of a member look for something to send, if there is
-// one and the member does not hold what it shall; it tells whether there is.
-func (f *Fleet) wake(name string) bool {
-	m, desired := f.members[name], f.desired(name)
-	if m == nil || m.session == nil || desired == nil || m.heldHash == "" || m.heldHash == desired.Hash || m.session.inflight != nil {
-		return false
+// one and the member does not hold what it shall.
+func (f *Fleet) wake(name string) {
+	if m := f.members[name]; m != nil && m.due(f.desired(name)) {
+		f.outbox.add(m.session)
 	}
-	f.outbox.add(m.session)
-	return true
+}
+
+// due tells whether a member that can be sent something holds not what it shall.
+func (m *member) due(desired *topology.MemberState) bool {
+	return m.session != nil && desired != nil && m.heldHash != "" && m.heldHash != desired.Hash && m.session.inflight == nil
 }

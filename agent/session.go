@@ -103,6 +103,7 @@ func (c *hubClient) dial() (*grpc.ClientConn, error) {
 			MinVersion: tls.VersionTLS13,
 			RootCAs:    c.ident.Load().pool,
 			ServerName: host,
+			NextProtos: []string{"h2", federationv1.EnrolledProtocol},
 			GetClientCertificate: func(*tls.CertificateRequestInfo) (*tls.Certificate, error) {
 				return &c.ident.Load().cert, nil
 			},

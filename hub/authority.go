@@ -163,11 +163,19 @@ func (a *Authority) Issue(cluster, incarnation string, key crypto.PublicKey) (de
 // Server returns a source of the hub's own certificate for these names (host
 // names and IP addresses). The certificate lives in memory and is made anew
 // well before it expires. The chain includes the authority, by whose hash an
-// agent that enrols recognises its hub.
+// agent that enrols recognises its hub, unless the agent says that it has it.
 func (a *Authority) Server(names []string) (func(*tls.ClientHelloInfo) (*tls.Certificate, error), error) {
 	get := a.source(func(k *keys) (*tls.Certificate, error) { return a.issueServer(k, names) })
 	_, err := get()
-	return func(*tls.ClientHelloInfo) (*tls.Certificate, error) { return get() }, err
+	return func(hello *tls.ClientHelloInfo) (*tls.Certificate, error) {
+		c, err := get()
+		if err != nil || !slices.Contains(hello.SupportedProtos, federationv1.EnrolledProtocol) {
+			return c, err
+		}
+		alone := *c
+		alone.Certificate = c.Certificate[:1]
+		return &alone, nil
+	}, err
 }
 
 // source keeps what issue makes until it is old, or the authority another.

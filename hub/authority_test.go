@@ -8,6 +8,7 @@ import (
 	"crypto/elliptic"
 	"crypto/rand"
 	"crypto/rsa"
+	"crypto/tls"
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"net/url"
@@ -18,6 +19,8 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+
+	federationv1 "github.com/sealane/sealane/api/federation/v1"
 )
 
 func newAuthority(t testing.TB) *Authority {
@@ -253,7 +256,7 @@ func TestServerCertificate(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	first, err := get(nil)
+	first, err := get(&tls.ClientHelloInfo{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -268,11 +271,15 @@ func TestServerCertificate(t *testing.T) {
 	if _, err := first.Leaf.Verify(x509.VerifyOptions{Roots: a.pool(), KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth}}); err == nil {
 		t.Error("the hub's certificate passes for a member's")
 	}
-	if again, _ := get(nil); again != first {
+	known, err := get(&tls.ClientHelloInfo{SupportedProtos: []string{"h2", federationv1.EnrolledProtocol}})
+	if err != nil || len(known.Certificate) != 1 || !bytes.Equal(known.Certificate[0], first.Certificate[0]) {
+		t.Errorf("a chain of %d for who has the authority: %v", len(known.Certificate), err)
+	}
+	if again, _ := get(&tls.ClientHelloInfo{}); again != first {
 		t.Error("made anew without need")
 	}
 	now = now.Add(25 * 24 * time.Hour)
-	if again, err := get(nil); err != nil || again == first || !again.Leaf.NotAfter.After(now.Add(29*24*time.Hour)) {
+	if again, err := get(&tls.ClientHelloInfo{}); err != nil || again == first || !again.Leaf.NotAfter.After(now.Add(29*24*time.Hour)) {
 		t.Errorf("not renewed before it expires: %v", err)
 	}
 }

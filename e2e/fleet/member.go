@@ -109,6 +109,7 @@ func (m *member) dial() (*grpc.ClientConn, error) {
 	return grpc.NewClient("passthrough:///"+m.fleet.hub,
 		grpc.WithTransportCredentials(credentials.NewTLS(&tls.Config{
 			MinVersion: tls.VersionTLS13, RootCAs: m.roots, ServerName: host, Certificates: []tls.Certificate{m.cert},
+			NextProtos: []string{"h2", federationv1.EnrolledProtocol},
 		})),
 		grpc.WithContextDialer(func(ctx context.Context, addr string) (net.Conn, error) {
 			c, err := (&net.Dialer{}).DialContext(ctx, "tcp", addr)

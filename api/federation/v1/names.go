@@ -56,6 +56,11 @@ func MemberID(trustDomain, cluster string) string {
 	return "spiffe://" + trustDomain + "/cluster/" + cluster
 }
 
+// EnrolledProtocol is what a member offers in the handshake with its hub (ALPN) beside
+// HTTP/2, and the hub never chooses: that it has the hub's authority, which the hub then
+// leaves out of its certificate chain.
+const EnrolledProtocol = "sealane-enrolled"
+
 // MemberDNSName is the name in a member's certificate by which its peers know
 // that they reached the right broker, whatever address they dialled.
 func MemberDNSName(trustDomain, cluster string) string {

@@ -86,6 +86,7 @@ func newServer(f *Fleet, a *Authority, ids *identities, names []string, log *slo
 		grpc.StaticConnWindowSize(streamWindow),
 		grpc.ReadBufferSize(0), // TLS has one
 		grpc.WriteBufferSize(writeBuffer),
+		grpc.HeaderTableSize(0), // one call of a connection has nothing to compress against
 		grpc.KeepaliveParams(keepalive.ServerParameters{Time: pingTime, Timeout: 10 * time.Second, MaxConnectionIdle: time.Minute}),
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: 5 * time.Second, PermitWithoutStream: true}),
 	)

@@ -70,6 +70,7 @@ after SIGINT or SIGTERM, 1 if the hub failed, 2 if the command line is wrong.`,
 			}
 			slog.SetDefault(log) // for libraries that know no other
 			o.Log, o.SkipCRDs, o.NoAuthority = log, !installCRDs, !createAuthority
+			saveMemory(o.Embedded)
 			return hub.Run(cmd.Context(), o)
 		},
 	}

@@ -17,7 +17,6 @@ func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	// A second signal ends the process at once.
 	context.AfterFunc(ctx, stop)
-	saveMemory()
 	cmd := newCommand()
 	if err := cmd.ExecuteContext(ctx); err != nil {
 		fmt.Fprintln(os.Stderr, "sealane-hub:", err)
@@ -25,13 +24,21 @@ func main() {
 	}
 }
 
-// gcPercent has garbage collected earlier than by default: what the API server leaves
-// of each request is most of a hub's memory, and this halves it for some percent more
-// processor time.
-const gcPercent = 50
+// Garbage is collected earlier than by default. Most memory of a hub with its own API
+// server is what requests to that leave behind: half of it goes for some percent more
+// processor time. One beside an API server is smaller, and has processor time to spare.
+const (
+	percentEmbedded = 50
+	percentBeside   = 25
+)
 
-func saveMemory() {
-	if os.Getenv("GOGC") == "" && os.Getenv("GOMEMLIMIT") == "" {
-		debug.SetGCPercent(gcPercent)
+func saveMemory(embedded bool) {
+	if os.Getenv("GOGC") != "" || os.Getenv("GOMEMLIMIT") != "" {
+		return
 	}
+	percent := percentBeside
+	if embedded {
+		percent = percentEmbedded
+	}
+	debug.SetGCPercent(percent)
 }

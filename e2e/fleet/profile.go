@@ -46,7 +46,11 @@ func runProfiledHub(args []string) int {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
 	if os.Getenv("GOGC") == "" && os.Getenv("GOMEMLIMIT") == "" {
-		debug.SetGCPercent(50) // as sealane-hub
+		percent := 25 // as sealane-hub
+		if o.Embedded {
+			percent = 50
+		}
+		debug.SetGCPercent(percent)
 	}
 	p := profiles{dir: dir, traced: traced}
 	go func() {

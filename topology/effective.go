@@ -37,6 +37,8 @@ type Kept struct {
 	Says, InEffect string
 	// Members keep it, sorted.
 	Members []string
+	// Waves are those that are to reach these members, if waves are.
+	Waves map[string]int32
 	// All: on all members, until the objects are changed or somebody resumes.
 	All bool
 }
@@ -113,6 +115,12 @@ func (e *Effective) name() {
 		for _, m := range membersOf(k.Topology, e.plan) {
 			if k.All || e.plan.Staged[m] != nil {
 				k.Members = append(k.Members, m)
+			}
+			if a := e.plan.Awaits[m]; !k.All && e.plan.Staged[m] != nil && a.Topology == k.Topology {
+				if k.Waves == nil {
+					k.Waves = map[string]int32{}
+				}
+				k.Waves[m] = a.Wave
 			}
 		}
 	}

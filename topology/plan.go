@@ -87,7 +87,7 @@ type Plan struct {
 	// rollout has reached them, and that state; see WithStaged.
 	Staged map[string]*MemberState
 	// Awaits says of staged members which wave of which rollout is to reach them.
-	Awaits map[string]string
+	Awaits map[string]Awaited
 	// InRollout names all members of the topologies of which some are staged.
 	InRollout map[string]bool
 

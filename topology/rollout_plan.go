@@ -30,7 +30,7 @@ type Stage struct {
 // staged member gets a new key, address or peer's grant shows in both.
 func (p *Plan) WithStaged(base *Plan, stages []Stage, members []*v1alpha1.MemberCluster) *Plan {
 	out := *p
-	out.Staged, out.InRollout, out.Awaits = map[string]*MemberState{}, map[string]bool{}, map[string]string{}
+	out.Staged, out.InRollout, out.Awaits = map[string]*MemberState{}, map[string]bool{}, map[string]Awaited{}
 	for _, s := range stages {
 		all := membersOf(s.Topology.Name, p, base)
 		staged := false
@@ -65,15 +65,33 @@ func (p *Plan) WithStaged(base *Plan, stages []Stage, members []*v1alpha1.Member
 	return &out
 }
 
+// Awaited is the wave of a rollout that is to reach a member.
+type Awaited struct {
+	Topology string
+	Wave     int32
+	// Stopped is the state of the rollout if no wave begins by itself.
+	Stopped v1alpha1.RolloutState
+}
+
+func (a Awaited) String() string {
+	switch {
+	case a.Topology == "":
+		return "waits for a wave of a rollout"
+	case a.Stopped != "":
+		return fmt.Sprintf("waits for wave %d of the rollout of topology %s, which is %s", a.Wave, a.Topology, a.Stopped)
+	}
+	return fmt.Sprintf("waits for wave %d of the rollout of topology %s", a.Wave, a.Topology)
+}
+
 // tell says of the members that the rollout has not reached which wave will reach
 // them, if as many are concerned then as now, and why it does not begin.
-func (s Stage) tell(awaits map[string]string, all []v1alpha1.RolloutPosition) {
-	wave, why := int32(0), ""
+func (s Stage) tell(awaits map[string]Awaited, all []v1alpha1.RolloutPosition) {
+	wave, why := int32(0), v1alpha1.RolloutState("")
 	if st := s.Topology.Status.Rollout; st != nil && s.Through != nil {
 		wave = st.Wave
 		switch st.State {
 		case v1alpha1.RolloutPaused, v1alpha1.RolloutAwaitingApproval, v1alpha1.RolloutOverBudget:
-			why = ", which is " + string(st.State)
+			why = st.State
 		}
 	}
 	spec := s.Topology.Spec.Rollout
@@ -86,9 +104,8 @@ func (s Stage) tell(awaits map[string]string, all []v1alpha1.RolloutPosition) {
 	}
 	for next < len(all) {
 		wave++
-		text := fmt.Sprintf("waits for wave %d of the rollout of topology %s%s", wave, s.Topology.Name, why)
 		for last := waveEnd(spec, all, next); next <= last; next++ {
-			awaits[all[next].Member] = text
+			awaits[all[next].Member] = Awaited{s.Topology.Name, wave, why}
 		}
 	}
 }

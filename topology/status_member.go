@@ -172,8 +172,7 @@ func (s *summary) memberPendings(name string, r reach) []finding {
 		return append(out, finding{reason: v1alpha1.ReasonSuspended, text: fmt.Sprintf("suspended: %s to come and %d to go are not sent", count(len(coming), "part"), len(going))})
 	}
 	if s.plan.Staged[name] != nil && len(coming)+len(going) > 0 {
-		text := cmp.Or(s.plan.Awaits[name], "waits for a wave of a rollout")
-		return append(out, finding{reason: v1alpha1.ReasonAwaitingWave, text: fmt.Sprintf("%s: %s to come and %d to go", text, count(len(coming), "part"), len(going))})
+		return append(out, finding{reason: v1alpha1.ReasonAwaitingWave, text: fmt.Sprintf("%s: %s to come and %d to go", s.plan.Awaits[name], count(len(coming), "part"), len(going))})
 	}
 	if blocked, _, gone, held := (order{plan: s.plan, prog: s.prog}).heldBack(name); blocked {
 		out = append(out, finding{reason: v1alpha1.ReasonRemovalHeld, text: fmt.Sprintf(

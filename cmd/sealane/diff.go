@@ -33,8 +33,9 @@ func diffCommand(env *environment) *cobra.Command {
 What each member should hold is compiled from the hub's resources, as the hub
 does; where a topology was rolled back or undone, from the revision in effect. It
 is compared with the member's reported state: whether it holds it, which parts are
-not applied and why, and which links and durable flows do not work. Nothing is
-printed if all is as it should be. Refused resources, of which no member should
+not applied and why, which wave of a rollout it waits for and what that waits for,
+and which links and durable flows do not work. Nothing is printed if all is as it
+should be. Refused resources, of which no member should
 hold anything, are listed too unless members are named.
 
 Who may not list topologyrevisions is not told what is in effect after that. The
@@ -126,6 +127,31 @@ type diffFinding struct {
 	Reason  string     `json:"reason"`
 	Since   *time.Time `json:"since,omitempty"`
 	Message string     `json:"message,omitempty"`
+	// Rollout is what the member waits for, if the reason is AwaitingWave.
+	Rollout *diffWave `json:"rollout,omitempty"`
+}
+
+// diffWave is the wave of a rollout that is to reach a member.
+type diffWave struct {
+	Topology string `json:"topology"`
+	Wave     int32  `json:"wave"`
+	// State of the rollout, and what it waits for, in the hub's words.
+	State    string `json:"state"`
+	WaitsFor string `json:"waitsFor,omitempty"`
+}
+
+func (w *diffWave) String() string {
+	return fmt.Sprintf("waits for wave %d of the rollout of topology %s, which is %s%s", w.Wave, w.Topology, w.State, because(w.WaitsFor))
+}
+
+// awaited is what rollouts keep a member waiting for; nil: nothing.
+func awaited(kept []topology.Kept, member string) *diffWave {
+	for _, k := range kept {
+		if wave := k.Waves[member]; wave > 0 {
+			return &diffWave{k.Topology, wave, string(k.State), k.Message}
+		}
+	}
+	return nil
 }
 
 // difference compares the statuses in s with what is in effect of its resources, which
@@ -158,10 +184,10 @@ func difference(s *hubapi.Snapshot, inEffect *topology.Effective, forbidden bool
 		m := diffMember{Name: o.Name, Wanted: plan.Members[o.Name].Hash, Desired: o.Status.DesiredHash, Held: o.Status.HeldHash, Parts: o.Status.Parts}
 		if lost.concerns(&m) {
 			d.Untold, lost.Members = lost, append(lost.Members, m.Name)
-			m.compareState(o, false)
+			m.compareState(o, false, nil)
 			m.compareReported(o)
 		} else {
-			m.compareState(o, certain)
+			m.compareState(o, certain, awaited(inEffect.Kept, m.Name))
 			m.compareLinks(o, links[o.Name], shaped)
 		}
 		for _, f := range o.Status.Flows {
@@ -192,8 +218,9 @@ func (m *diffMember) note(what, reason string, since time.Time, message string) 
 	m.Found = append(m.Found, f)
 }
 
-// compareState looks at what the member holds and has applied.
-func (m *diffMember) compareState(o *v1alpha1.MemberCluster, certain bool) {
+// compareState looks at what the member holds and has applied. It waits for a wave, or
+// for none if that is nil.
+func (m *diffMember) compareState(o *v1alpha1.MemberCluster, certain bool, wave *diffWave) {
 	switch c := meta.FindStatusCondition(o.Status.Conditions, v1alpha1.ConditionConnected); {
 	case c == nil:
 		m.note("agent", v1alpha1.ReasonNeverConnected, time.Time{}, "its agent has not connected yet")
@@ -206,7 +233,12 @@ func (m *diffMember) compareState(o *v1alpha1.MemberCluster, certain bool) {
 			short(m.Desired), short(m.Wanted)))
 	}
 	applied, all := partCount(m.Parts)
-	if m.Held != m.Desired {
+	switch {
+	case m.Held == m.Desired:
+	case wave != nil:
+		m.note("state", v1alpha1.ReasonAwaitingWave, time.Time{}, fmt.Sprintf("it holds %s, %s", short(m.Held), wave))
+		m.Found[len(m.Found)-1].Rollout = wave
+	default:
 		m.note("state", v1alpha1.ReasonPending, time.Time{}, fmt.Sprintf("it holds %s and should hold %s; %d of %d parts are applied", short(m.Held), short(m.Desired), applied, all))
 	}
 	for _, p := range o.Status.Problems {

@@ -212,6 +212,9 @@ func (w *waves) diff(args ...string) (int, diffReport, string) {
 	return code, r, text + stderr
 }
 
+// logYAML is the stream of waves, as it was.
+const logYAML = "apiVersion: messaging.sealane.dev/v1alpha1\nkind: Stream\nmetadata: {name: log, namespace: apps}\nspec: {account: orders, name: LOG, placement: {group: edges}, subjects: [\"log.>\"]}\n"
+
 // TestDiffOfARollout: members are compared with the revision in effect; who may not
 // read it is told what that leaves open, and of the rest everything.
 func TestDiffOfARollout(t *testing.T) {
@@ -275,6 +278,29 @@ func TestDiffOfARollout(t *testing.T) {
 		}
 	}
 
+	// Who may read revisions is told for which wave a member waits, and what that waits
+	// for.
+	t.Setenv("KUBECONFIG", all)
+	for _, state := range []v1alpha1.RolloutState{
+		v1alpha1.RolloutProgressing, v1alpha1.RolloutBaking, v1alpha1.RolloutAwaitingApproval, v1alpha1.RolloutPaused, v1alpha1.RolloutOverBudget,
+	} {
+		w.rollout(state, "edge-000")
+		_, r, text = w.diff()
+		if len(r.Members) != 2 {
+			t.Fatalf("%s: %s", state, text)
+		}
+		for i, m := range r.Members {
+			want := diffWave{"world", int32(2 + i), string(state), "edge-000 failed"}
+			if f := m.Found[0]; f.Reason != v1alpha1.ReasonAwaitingWave || f.Rollout == nil || *f.Rollout != want || !strings.Contains(text, want.String()) {
+				t.Errorf("%s: %+v of %+v\n%s", state, f.Rollout, m, text)
+			}
+		}
+		_, plan := planOf(t, strings.Replace(logYAML, `"log.>"`, `"log.>", "audit.>"`, 1))
+		if len(plan.Rollouts) != 1 || plan.Rollouts[0].NextWave != 2 || plan.Rollouts[0].State != string(state) || plan.Rollouts[0].Message != "edge-000 failed" {
+			t.Errorf("%s: a plan says %+v", state, plan.Rollouts)
+		}
+	}
+
 	// Where nothing is kept, nothing has to be read.
 	w.rollout(v1alpha1.RolloutComplete, "")
 	w.report(w.says)
@@ -291,8 +317,7 @@ func TestDiffOfARollout(t *testing.T) {
 func TestPlanOfARolloutWithAHub(t *testing.T) {
 	w := newWaves(t)
 	w.rollout(v1alpha1.RolloutRolledBack, "")
-	const back = "apiVersion: messaging.sealane.dev/v1alpha1\nkind: Stream\nmetadata: {name: log, namespace: apps}\nspec: {account: orders, name: LOG, placement: {group: edges}, subjects: [\"log.>\"]}\n"
-	_, r := planOf(t, back)
+	_, r := planOf(t, logYAML)
 	if len(r.Members) != 0 || len(r.Rollouts) != 1 {
 		t.Fatalf("back to what is in effect: %d members change, %+v", len(r.Members), r.Rollouts)
 	}
@@ -301,7 +326,7 @@ func TestPlanOfARolloutWithAHub(t *testing.T) {
 		t.Errorf("%+v", o)
 	}
 	t.Setenv("KUBECONFIG", reader(t, "topologyrevisions"))
-	if _, r = planOf(t, back); len(r.Members) != 3 || len(r.Rollouts) != 1 || !r.Rollouts[0].Unknown {
+	if _, r = planOf(t, logYAML); len(r.Members) != 3 || len(r.Rollouts) != 1 || !r.Rollouts[0].Unknown {
 		t.Errorf("without the right: %d members change, %+v", len(r.Members), r.Rollouts)
 	}
 }

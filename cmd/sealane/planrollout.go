@@ -21,6 +21,8 @@ type planRollout struct {
 	ObjectsSay string   `json:"objectsSay,omitempty"`
 	All        bool     `json:"all,omitempty"`
 	Members    []string `json:"members,omitempty"`
+	// NextWave is the one that is to reach the first of these members, if one is.
+	NextWave int32 `json:"nextWave,omitempty"`
 	// Unknown: what InEffect says could not be read. The plan takes for in effect what
 	// the objects say.
 	Unknown bool `json:"unknown,omitempty"`
@@ -50,6 +52,11 @@ func (r *planReport) addRollouts(before, after *topology.Effective, next topolog
 		for _, k := range list {
 			*of(k.Topology) = planRollout{
 				Topology: k.Topology, State: string(k.State), Message: k.Message, InEffect: k.InEffect, ObjectsSay: k.Says, All: k.All, Members: k.Members, Unknown: i == 1,
+			}
+			for _, wave := range k.Waves {
+				if o := of(k.Topology); o.NextWave == 0 || wave < o.NextWave {
+					o.NextWave = wave
+				}
 			}
 		}
 	}
@@ -87,6 +94,9 @@ func (p planPrinter) rollouts(r *planReport) {
 			row(o.State, yellow, "revision %s is in effect, and not %s, which the objects say", o.InEffect, o.ObjectsSay)
 		case o.InEffect != "":
 			row(o.State, yellow, "revision %s is in effect on %s, and not %s, which the objects say", o.InEffect, nameMany(o.Members), o.ObjectsSay)
+			if o.NextWave > 0 {
+				row(fmt.Sprintf("Wave %d", o.NextWave), yellow, "is to reach the first of them%s", because(o.Message))
+			}
 		}
 		switch {
 		case o.Waves && o.Paused:

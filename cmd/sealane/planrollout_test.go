@@ -104,8 +104,13 @@ func TestPlanOfARollout(t *testing.T) {
 		},
 		"stopped on the way, and changed back": {
 			overBudget, revision, stream(`"log.>"`), 1,
-			planRollout{InEffect: was, ObjectsSay: says, State: "OverBudget", Members: []string{"2"}, Waves: true},
+			planRollout{InEffect: was, ObjectsSay: says, State: "OverBudget", Members: []string{"2"}, NextWave: 2, Waves: true},
 			"is in effect on edge-001, edge-002, and not",
+		},
+		"stopped on the way, and nothing is edited": {
+			overBudget, revision, stream(`"log.>", "audit.>"`), 0,
+			planRollout{InEffect: was, ObjectsSay: says, State: "OverBudget", Members: []string{"2"}, NextWave: 2},
+			"Wave 2       is to reach the first of them: edge-000 failed",
 		},
 		"the revision is not to be had": {
 			rolledBack, "", stream(`"log.>"`), 3,

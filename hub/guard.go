@@ -5,7 +5,6 @@ import (
 	"net"
 	"strings"
 	"sync"
-	"time"
 
 	"golang.org/x/time/rate"
 
@@ -74,42 +73,6 @@ type memberStream struct {
 }
 
 func (s *memberStream) Context() context.Context { return s.ctx }
-
-// pace bounds how fast one session's messages are taken, by number and by size;
-// an agent that sends more is slowed down by flow control.
-type pace struct {
-	messages, bytes *rate.Limiter
-	metrics         *metrics
-}
-
-// A first report may have some megabytes, and later ones tell what changed.
-const (
-	paceBytes  = 1 << 20
-	burstBytes = 16 << 20
-)
-
-func newPace(m *metrics) *pace {
-	return &pace{messages: rate.NewLimiter(50, 200), bytes: rate.NewLimiter(paceBytes, burstBytes), metrics: m}
-}
-
-// wait returns when the message after one of size may be taken.
-func (p *pace) wait(ctx context.Context, size int) error {
-	now := time.Now()
-	one, all := p.messages.ReserveN(now, 1), p.bytes.ReserveN(now, min(size, burstBytes))
-	d := max(one.DelayFrom(now), all.DelayFrom(now))
-	if d == 0 {
-		return nil
-	}
-	p.metrics.refused.WithLabelValues(reasonPace).Inc()
-	t := time.NewTimer(d)
-	defer t.Stop()
-	select {
-	case <-t.C:
-		return nil
-	case <-ctx.Done():
-		return ctx.Err()
-	}
-}
 
 // enrolmentLimits bound the rate of Enrol, which costs the hub some requests to
 // its API server. They are not what protects tokens: those are not guessable.

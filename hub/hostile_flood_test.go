@@ -1,7 +1,10 @@
 package hub
 
 import (
+	"crypto/tls"
+	"errors"
 	"fmt"
+	"io"
 	"math"
 	"slices"
 	"strings"
@@ -59,4 +62,45 @@ func (a *arena) floods(t *testing.T) {
 			}
 		})
 	}
+	a.reconnecting(t)
+}
+
+// reconnecting does not make a flood: each session sends less than one may have at
+// once, and what they send counts together. Who connects twice is not slowed down.
+func (a *arena) reconnecting(t *testing.T) {
+	padded := slices.Concat(encode(t, &federationv1.AgentMessage{Body: &federationv1.AgentMessage_Heartbeat{Heartbeat: &federationv1.Heartbeat{HeldHash: strings.Repeat("0", 3<<20)}}}),
+		encode(t, &federationv1.AgentMessage{Body: &federationv1.AgentMessage_Heartbeat{Heartbeat: &federationv1.Heartbeat{HeldHash: federationv1.EmptyHash}}}))
+	session := func(t *testing.T, at *testHub, cert tls.Certificate) {
+		t.Helper()
+		s, stop := at.raw(t, cert)
+		defer stop()
+		for _, m := range []rawMessage{encode(t, opening(federationv1.EmptyHash)), padded, padded} {
+			if err := s.SendMsg(m); err != nil {
+				t.Fatalf("%v: %v", err, endOf(s))
+			}
+		}
+		if err := s.CloseSend(); err != nil {
+			t.Fatal(err)
+		}
+		if err := endOf(s); !errors.Is(err, io.EOF) { // all was taken
+			t.Fatal(err)
+		}
+	}
+	a.attack(t, "flood of sessions", []string{reasonPace}, func(t *testing.T, at *testHub) {
+		was := a.count(t, reasonPace)
+		_, honest := a.hostile(t)
+		for range 2 {
+			session(t, at, honest)
+		}
+		if a.count(t, reasonPace) > was {
+			t.Error("who connects twice is slowed down")
+		}
+		_, cert := a.hostile(t)
+		for n := 0; a.count(t, reasonPace) == was; n++ {
+			if n == 25 {
+				t.Fatalf("%d sessions of 6 MiB are not slowed down", n)
+			}
+			session(t, at, cert)
+		}
+	})
 }

@@ -58,6 +58,7 @@ type relay struct {
 	authority *Authority
 	replica   func() (*tls.Certificate, error)
 	metrics   *metrics
+	paces     *paces
 	stopped   chan struct{}
 }
 
@@ -67,7 +68,7 @@ type leadership interface {
 }
 
 func newRelay(l leadership, a *Authority, m *metrics) *relay {
-	return &relay{lease: l, authority: a, replica: a.replica(), metrics: m, stopped: make(chan struct{})}
+	return &relay{lease: l, authority: a, replica: a.replica(), metrics: m, paces: newPaces(m), stopped: make(chan struct{})}
 }
 
 // pass is the life of a session that the leader at addr has.
@@ -100,7 +101,11 @@ func (r *relay) pass(stream syncStream, id identity, addr string) error {
 	go func() {
 		// Whatever ends this direction is seen, or told, in the other. What does not
 		// reach the leader as it came is slowed down here.
-		pace := newPace(r.metrics)
+		pace := r.paces.take(id.cluster)
+		defer r.paces.giveBack(pace)
+		if pace.resume(ctx) != nil {
+			return
+		}
 		for {
 			m, size, err := hear(stream)
 			if err != nil {

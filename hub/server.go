@@ -54,6 +54,7 @@ type server struct {
 	relay      *relay // nil: this hub is the only one
 	identities *identities
 	renewals   *limits
+	paces      *paces
 	log        *slog.Logger
 	grpc       *grpc.Server
 }
@@ -65,7 +66,7 @@ func newServer(f *Fleet, a *Authority, ids *identities, names []string, log *slo
 	if err != nil {
 		return nil, err
 	}
-	s := &server{fleet: f, authority: a, identities: ids, renewals: newLimits(1.0/10, 10), log: log}
+	s := &server{fleet: f, authority: a, identities: ids, renewals: newLimits(1.0/10, 10), paces: newPaces(f.metrics), log: log}
 	configs := tlsConfigs(a, certificate)
 	guard := guard{identities: ids, enrolments: newEnrolmentLimits(), sessions: newLimits(1, 30), crowd: newCrowd(), metrics: f.metrics}
 	s.grpc = grpc.NewServer(
@@ -349,7 +350,11 @@ func (s *server) push(session *session) {
 
 // receive takes what the agent says until the stream is over, and returns why it is.
 func (s *server) receive(stream syncStream, session *session) error {
-	pace := newPace(s.fleet.metrics)
+	pace := s.paces.take(session.cluster)
+	defer s.paces.giveBack(pace)
+	if pace.resume(stream.Context()) != nil {
+		return stream.Context().Err()
+	}
 	for {
 		m, size, err := hear(stream)
 		if err == nil {

@@ -10,6 +10,8 @@ import (
 	"path/filepath"
 	"testing"
 	"time"
+
+	"github.com/sealane/sealane/e2e/child"
 )
 
 // childEnv makes the test binary run as an agent, with the options in the file
@@ -53,7 +55,7 @@ func spawn(t *testing.T, dir string, o childOptions) *exec.Cmd {
 	cmd := exec.Command(os.Args[0])
 	cmd.Env = append(os.Environ(), childEnv+"="+dir)
 	cmd.Stderr = log
-	check(t, cmd.Start())
+	check(t, child.Start(cmd))
 	t.Cleanup(func() {
 		_ = cmd.Process.Kill()
 		_ = cmd.Wait()

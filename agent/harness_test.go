@@ -18,14 +18,16 @@ import (
 	"go.uber.org/goleak"
 
 	federationv1 "github.com/sealane/sealane/api/federation/v1"
+	"github.com/sealane/sealane/e2e/child"
 )
 
 func TestMain(m *testing.M) {
 	if dir := os.Getenv(childEnv); dir != "" {
 		os.Exit(childMain(dir))
 	}
-	// A stream that waits for its source waits on after its server has ended.
-	goleak.VerifyTestMain(m, goleak.IgnoreTopFunction("github.com/nats-io/nats-server/v2/server.(*stream).trySetupSourceConsumer.func3"))
+	// A stream that waits for its source waits on after its server has ended, and who
+	// starts children for the next.
+	goleak.VerifyTestMain(m, goleak.IgnoreTopFunction("github.com/nats-io/nats-server/v2/server.(*stream).trySetupSourceConsumer.func3"), goleak.IgnoreTopFunction(child.Thread))
 }
 
 // testAgent is an agent that runs in the test's process.

@@ -21,6 +21,7 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/sealane/sealane/broker/pod"
+	"github.com/sealane/sealane/e2e/child"
 )
 
 // childVariable has the test binary be a server.
@@ -28,13 +29,14 @@ const childVariable = "SEALANE_TEST_SERVER"
 
 func TestMain(m *testing.M) {
 	if args := os.Getenv(childVariable); args != "" {
-		os.Exit(child(args))
+		os.Exit(childMain(args))
 	}
-	// A stream that waits for its source waits on after its server has ended.
-	goleak.VerifyTestMain(m, goleak.IgnoreTopFunction("github.com/nats-io/nats-server/v2/server.(*stream).trySetupSourceConsumer.func3"))
+	// A stream that waits for its source waits on after its server has ended, and who
+	// starts children for the next.
+	goleak.VerifyTestMain(m, goleak.IgnoreTopFunction("github.com/nats-io/nats-server/v2/server.(*stream).trySetupSourceConsumer.func3"), goleak.IgnoreTopFunction(child.Thread))
 }
 
-func child(args string) int {
+func childMain(args string) int {
 	var o pod.Options
 	if err := json.Unmarshal([]byte(args), &o); err != nil {
 		fmt.Fprintln(os.Stderr, err)
@@ -169,7 +171,7 @@ func (m *machine) start(n int) {
 	p := &proc{cmd: exec.Command(os.Args[0]), done: make(chan struct{}), version: m.version}
 	p.cmd.Env = append(os.Environ(), childVariable+"="+string(args))
 	p.cmd.Stderr = &logWriter{m: m, name: a.Name}
-	if err := p.cmd.Start(); err != nil {
+	if err := child.Start(p.cmd); err != nil {
 		m.t.Error(err)
 		return
 	}

@@ -13,14 +13,19 @@ import (
 // ends while it is bound to it, so this one never does.
 var starter = sync.OnceValue(func() chan<- func() {
 	work := make(chan func())
-	go func() {
-		runtime.LockOSThread()
-		for start := range work {
-			start()
-		}
-	}()
+	go serve(work)
 	return work
 })
+
+// Thread names the function in which that thread waits, for who looks for leaks.
+const Thread = "github.com/sealane/sealane/e2e/child.serve"
+
+func serve(work <-chan func()) {
+	runtime.LockOSThread()
+	for start := range work {
+		start()
+	}
+}
 
 // Start starts a program as cmd.Start does.
 func Start(cmd *exec.Cmd) error {

@@ -15,6 +15,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/sealane/sealane/api/v1alpha1"
+	"github.com/sealane/sealane/e2e/child"
 )
 
 // childOn is a process of its own that serves from dir.
@@ -36,7 +37,7 @@ func startChild(t *testing.T, dir string) *exec.Cmd {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := cmd.Start(); err != nil {
+	if err := child.Start(cmd); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {

@@ -11,6 +11,7 @@ import (
 	"go.uber.org/goleak"
 	ctrllog "sigs.k8s.io/controller-runtime/pkg/log"
 
+	"github.com/sealane/sealane/e2e/child"
 	"github.com/sealane/sealane/hub/apiserver"
 	"github.com/sealane/sealane/hub/apiserver/apiservertest"
 )
@@ -21,14 +22,14 @@ const childDir = "SEALANE_TEST_APISERVER_DIR"
 
 func TestMain(m *testing.M) {
 	if dir := os.Getenv(childDir); dir != "" {
-		if err := child(dir); err != nil {
+		if err := childMain(dir); err != nil {
 			fmt.Fprintln(os.Stderr, err)
 			os.Exit(1)
 		}
 		os.Exit(0)
 	}
 	ctrllog.SetLogger(logr.Discard())
-	goleak.VerifyTestMain(tests{m})
+	goleak.VerifyTestMain(tests{m}, goleak.IgnoreTopFunction(child.Thread))
 }
 
 // tests stops the shared server before the leaks are counted.
@@ -36,7 +37,7 @@ type tests struct{ m *testing.M }
 
 func (t tests) Run() int { return apiservertest.Main(t.m) }
 
-func child(dir string) error {
+func childMain(dir string) error {
 	s, err := apiserver.Start(context.Background(), apiserver.Options{DataDir: dir, Listen: "127.0.0.1:0"})
 	if err != nil {
 		return err

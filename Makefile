@@ -65,10 +65,11 @@ bench: build ## Measure a federation on this machine against NATS alone, the hub
 demo: build ## Build, then run the demo until Ctrl-C (ARGS=--exit ends it)
 	bin/sealane demo $(ARGS)
 
+# The hub of a cluster uses that cluster's API: without one built in it takes less memory.
 .PHONY: images
 images: ## Write container images to bin/images, without an engine (PLATFORMS="linux/amd64 linux/arm64")
 	@for p in $(PLATFORMS); do dir=bin/images/$${p//\//-}; mkdir -p "$$dir"; \
-		(set -x; GOOS=$${p%/*} GOARCH=$${p#*/} $(SETTINGS) go build -ldflags '-s -w -X main.version=$(VERSION)' -o "$$dir/" ./cmd/sealane-hub ./cmd/sealane-agent); \
+		(set -x; GOOS=$${p%/*} GOARCH=$${p#*/} $(SETTINGS) go build -tags noapiserver -ldflags '-s -w -X main.version=$(VERSION)' -o "$$dir/" ./cmd/sealane-hub ./cmd/sealane-agent); \
 		go run ./images --platform "$$p" --binaries "$$dir" --out bin/images --version "$(VERSION)" --revision "$$(git rev-parse HEAD 2>/dev/null)" \
 			--created "$${SOURCE_DATE_EPOCH:-$$(git log -1 --format=%ct 2>/dev/null || echo 0)}"; done
 

@@ -97,6 +97,16 @@ func TestDependencies(t *testing.T) {
 	}
 }
 
+// The hub in images has no API server, which would be most of it (see the Makefile).
+func TestHubImageWithoutAPIServer(t *testing.T) {
+	t.Parallel()
+	for _, p := range goList(t, "-tags", "noapiserver", "-deps", "./cmd/sealane-hub") {
+		if within(p.ImportPath, []string{module + "/hub/apiserver", "k8s.io/apiserver", "go.etcd.io"}) {
+			t.Errorf("%s is part of it", p.ImportPath)
+		}
+	}
+}
+
 func TestPurePackages(t *testing.T) {
 	t.Parallel()
 	for pattern, forbidden := range pure {

@@ -18,7 +18,7 @@ import (
 	ctrllog "sigs.k8s.io/controller-runtime/pkg/log"
 
 	"github.com/sealane/sealane/api/v1alpha1"
-	"github.com/sealane/sealane/hub/apiserver"
+	"github.com/sealane/sealane/hub/crds"
 )
 
 // Run runs a hub until ctx ends, and stops it cleanly. An error says what could
@@ -133,29 +133,12 @@ func (o *Options) startAPI(ctx context.Context, parts *stack, where *Addresses) 
 		if o.SkipCRDs {
 			return cfg, nil
 		}
-		if err := apiserver.InstallCRDs(ctx, cfg); err != nil {
+		if err := crds.Install(ctx, cfg); err != nil {
 			return nil, fmt.Errorf("%w: the hub needs the right to install its resource definitions at %s; if somebody else installs them, start with --install-crds=false", err, cfg.Host)
 		}
 		return cfg, nil
 	}
-	api, err := apiserver.Start(context.WithoutCancel(ctx), apiserver.Options{DataDir: o.DataDir, Listen: o.APIListen, Kinds: true, Log: o.Log})
-	if err != nil {
-		return nil, fmt.Errorf("the embedded API server (--data %s, --api-listen %s): %w", o.DataDir, o.APIListen, err)
-	}
-	parts.start("embedded API server", func(ctx context.Context) error {
-		stopped := make(chan error, 1)
-		go func() { stopped <- api.Wait() }()
-		select {
-		case err := <-stopped:
-			return err
-		case <-ctx.Done():
-			return api.Close()
-		}
-	})
-	cfg := api.RESTConfig()
-	cfg.QPS = -1 // it is ours alone
-	where.API, where.Kubeconfig = cfg.Host, api.KubeconfigPath()
-	return cfg, nil
+	return o.startOwnAPI(ctx, parts, where)
 }
 
 // startCache starts the watches on all kinds and waits until they are complete:

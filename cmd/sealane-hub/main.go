@@ -33,7 +33,7 @@ const (
 )
 
 func saveMemory(embedded bool) {
-	if os.Getenv("GOGC") != "" || os.Getenv("GOMEMLIMIT") != "" {
+	if os.Getenv("GOGC") != "" {
 		return
 	}
 	percent := percentBeside

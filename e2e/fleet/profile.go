@@ -45,7 +45,7 @@ func runProfiledHub(args []string) int {
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	if os.Getenv("GOGC") == "" && os.Getenv("GOMEMLIMIT") == "" {
+	if os.Getenv("GOGC") == "" {
 		percent := 25 // as sealane-hub
 		if o.Embedded {
 			percent = 50

@@ -13,6 +13,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/sealane/sealane/hub/apiserver"
+	"github.com/sealane/sealane/hub/crds"
 )
 
 const streamsCRD = "streams.messaging.sealane.dev"
@@ -28,10 +29,10 @@ func definitions(t *testing.T, s *apiserver.Server) clientset.CustomResourceDefi
 
 func TestInstallCRDs(t *testing.T) {
 	s := start(t, t.TempDir())
-	crds := definitions(t, s)
+	installed := definitions(t, s)
 	list := func() map[string]string {
 		t.Helper()
-		all, err := crds.List(t.Context(), metav1.ListOptions{})
+		all, err := installed.List(t.Context(), metav1.ListOptions{})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -45,7 +46,7 @@ func TestInstallCRDs(t *testing.T) {
 	// Several at once, as hubs that start together on a Kubernetes cluster.
 	failed := make(chan error, 3)
 	for range cap(failed) {
-		go func() { failed <- apiserver.InstallCRDs(t.Context(), s.RESTConfig()) }()
+		go func() { failed <- crds.Install(t.Context(), s.RESTConfig()) }()
 	}
 	for range cap(failed) {
 		if err := <-failed; err != nil {
@@ -65,7 +66,7 @@ func TestInstallCRDs(t *testing.T) {
 
 	// An older version of the program knew a property that this one does not, and
 	// lacked another. Somebody labelled the definition.
-	old, err := crds.Get(t.Context(), streamsCRD, metav1.GetOptions{})
+	old, err := installed.Get(t.Context(), streamsCRD, metav1.GetOptions{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -75,11 +76,11 @@ func TestInstallCRDs(t *testing.T) {
 	delete(spec(old), "onRemoval")
 	spec(old)["legacy"] = apiextensionsv1.JSONSchemaProps{Type: "string"}
 	old.Labels = map[string]string{"team": "platform"}
-	if _, err := crds.Update(t.Context(), old, metav1.UpdateOptions{}); err != nil {
+	if _, err := installed.Update(t.Context(), old, metav1.UpdateOptions{}); err != nil {
 		t.Fatal(err)
 	}
 	install(t, s.RESTConfig())
-	crd, err := crds.Get(t.Context(), streamsCRD, metav1.GetOptions{})
+	crd, err := installed.Get(t.Context(), streamsCRD, metav1.GetOptions{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -94,7 +95,7 @@ func TestInstallCRDs(t *testing.T) {
 	}
 
 	// Removed by somebody: a restart of the hub brings it back.
-	if err := crds.Delete(t.Context(), streamsCRD, metav1.DeleteOptions{}); err != nil {
+	if err := installed.Delete(t.Context(), streamsCRD, metav1.DeleteOptions{}); err != nil {
 		t.Fatal(err)
 	}
 	install(t, s.RESTConfig())
@@ -104,7 +105,7 @@ func TestInstallCRDs(t *testing.T) {
 // server's own words, when the time is up.
 func TestInstallCRDsRefused(t *testing.T) {
 	s := start(t, t.TempDir())
-	crds := definitions(t, s)
+	installed := definitions(t, s)
 	other := &apiextensionsv1.CustomResourceDefinition{
 		ObjectMeta: metav1.ObjectMeta{Name: "flows.messaging.sealane.dev"},
 		Spec: apiextensionsv1.CustomResourceDefinitionSpec{
@@ -117,11 +118,11 @@ func TestInstallCRDsRefused(t *testing.T) {
 			}},
 		},
 	}
-	if _, err := crds.Create(t.Context(), other, metav1.CreateOptions{}); err != nil {
+	if _, err := installed.Create(t.Context(), other, metav1.CreateOptions{}); err != nil {
 		t.Fatal(err)
 	}
 	await(t, func() error {
-		crd, err := crds.Get(t.Context(), other.Name, metav1.GetOptions{})
+		crd, err := installed.Get(t.Context(), other.Name, metav1.GetOptions{})
 		if err == nil && len(crd.Status.AcceptedNames.Kind) == 0 {
 			err = errors.New("names not accepted yet")
 		}
@@ -129,7 +130,7 @@ func TestInstallCRDsRefused(t *testing.T) {
 	})
 	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
 	defer cancel()
-	err := apiserver.InstallCRDs(ctx, s.RESTConfig())
+	err := crds.Install(ctx, s.RESTConfig())
 	if err == nil || !strings.Contains(err.Error(), streamsCRD) || !strings.Contains(err.Error(), "is already in use") {
 		t.Errorf("error %v", err)
 	}

@@ -11,6 +11,7 @@ import (
 
 	"github.com/sealane/sealane/api/v1alpha1"
 	"github.com/sealane/sealane/hub/apiserver"
+	"github.com/sealane/sealane/hub/crds"
 )
 
 // start runs a server on dir until the test ends.
@@ -38,7 +39,7 @@ func install(t *testing.T, cfg *rest.Config) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
 	defer cancel()
-	if err := apiserver.InstallCRDs(ctx, cfg); err != nil {
+	if err := crds.Install(ctx, cfg); err != nil {
 		t.Fatal(err)
 	}
 }

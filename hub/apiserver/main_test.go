@@ -14,6 +14,7 @@ import (
 	"github.com/sealane/sealane/e2e/child"
 	"github.com/sealane/sealane/hub/apiserver"
 	"github.com/sealane/sealane/hub/apiserver/apiservertest"
+	"github.com/sealane/sealane/hub/crds"
 )
 
 // childDir, when set, makes the test binary a hub's API server on that folder
@@ -42,7 +43,7 @@ func childMain(dir string) error {
 	if err != nil {
 		return err
 	}
-	if err := apiserver.InstallCRDs(context.Background(), s.RESTConfig()); err != nil {
+	if err := crds.Install(context.Background(), s.RESTConfig()); err != nil {
 		return err
 	}
 	fmt.Println("ready")

@@ -10,6 +10,8 @@ import (
 	"sync"
 
 	"k8s.io/client-go/rest"
+
+	"github.com/sealane/sealane/hub/crds"
 )
 
 const minTLS = tls.VersionTLS13
@@ -124,7 +126,7 @@ func Start(ctx context.Context, o Options) (_ *Server, err error) {
 		return nil, err
 	}
 	if o.Kinds {
-		if err := InstallCRDs(ctx, own); err != nil {
+		if err := crds.Install(ctx, own); err != nil {
 			return nil, err
 		}
 		if err := settle(ctx, own, api.crds); err != nil {

@@ -13,7 +13,7 @@ import (
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/util/retry"
 
-	"github.com/sealane/sealane/api/v1alpha1"
+	"github.com/sealane/sealane/hub/crds"
 )
 
 // createPause is how long after a kind was established the library holds up the
@@ -28,7 +28,7 @@ const createPause = 2 * time.Second
 func settle(ctx context.Context, cfg *rest.Config, seen listers.CustomResourceDefinitionLister) error {
 	ctx, cancel := context.WithTimeout(ctx, time.Minute)
 	defer cancel()
-	crds, err := readCRDs(v1alpha1.CRDs)
+	definitions, err := crds.Read()
 	if err != nil {
 		return err
 	}
@@ -36,13 +36,13 @@ func settle(ctx context.Context, cfg *rest.Config, seen listers.CustomResourceDe
 	if err != nil {
 		return err
 	}
-	for _, crd := range crds {
+	for _, crd := range definitions {
 		err := retry.RetryOnConflict(retry.DefaultBackoff, func() error { return putBack(ctx, client, crd.Name) })
 		if err != nil {
 			return fmt.Errorf("settle the definition %s: %w", crd.Name, err)
 		}
 	}
-	for _, crd := range crds {
+	for _, crd := range definitions {
 		for {
 			have, err := seen.Get(crd.Name)
 			if err == nil && establishedIn(have) != nil && time.Since(establishedIn(have).LastTransitionTime.Time) >= createPause {

@@ -1,4 +1,5 @@
-package apiserver
+// Package crds has an API server serve the kinds of api/v1alpha1.
+package crds
 
 import (
 	"cmp"
@@ -22,13 +23,16 @@ import (
 	"github.com/sealane/sealane/api/v1alpha1"
 )
 
-// InstallCRDs makes the API server behind cfg, an embedded one or a Kubernetes
+// poll is the pause between two looks at the server.
+const poll = 10 * time.Millisecond
+
+// Install makes the API server behind cfg, an embedded one or a Kubernetes
 // cluster's, serve the kinds of api/v1alpha1 as this version of the program
 // knows them, and returns when it does, to clients that begin with discovery too. It gives up after a minute.
-func InstallCRDs(ctx context.Context, cfg *rest.Config) error {
+func Install(ctx context.Context, cfg *rest.Config) error {
 	ctx, cancel := context.WithTimeout(ctx, time.Minute)
 	defer cancel()
-	crds, err := readCRDs(v1alpha1.CRDs)
+	crds, err := Read()
 	if err != nil {
 		return err
 	}
@@ -49,8 +53,9 @@ func InstallCRDs(ctx context.Context, cfg *rest.Config) error {
 	return awaitDiscovery(ctx, cfg, crds)
 }
 
-func readCRDs(files fs.FS) ([]*apiextensionsv1.CustomResourceDefinition, error) {
-	paths, err := fs.Glob(files, "crds/*.yaml")
+// Read returns the definitions that are built in.
+func Read() ([]*apiextensionsv1.CustomResourceDefinition, error) {
+	paths, err := fs.Glob(v1alpha1.CRDs, "crds/*.yaml")
 	if err != nil {
 		return nil, err
 	}
@@ -59,7 +64,7 @@ func readCRDs(files fs.FS) ([]*apiextensionsv1.CustomResourceDefinition, error) 
 	}
 	crds := make([]*apiextensionsv1.CustomResourceDefinition, len(paths))
 	for i, p := range paths {
-		b, err := fs.ReadFile(files, p)
+		b, err := fs.ReadFile(v1alpha1.CRDs, p)
 		if err != nil {
 			return nil, err
 		}

@@ -8,6 +8,9 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
+	"os/exec"
+	"path/filepath"
+	"runtime"
 	"strings"
 	"testing"
 	"time"
@@ -71,6 +74,7 @@ spec:
 // and from the pods of another.
 func TestLab(t *testing.T) {
 	images := present(t).images
+	images["sealane-hub"] = withAPI(t)
 	load(t, images["sealane-hub"], hub)
 	load(t, images["sealane-agent"], berlin, tokyo)
 	apply(t, hub, "lab", fmt.Sprintf(embeddedHub, images["sealane-hub"].ref, hub.Node()))
@@ -96,6 +100,20 @@ func TestLab(t *testing.T) {
 	for _, c := range []*lab.Cluster{hub, berlin, tokyo} {
 		kubectl(t, c, "delete", "namespace", "lab", "--wait=false")
 	}
+}
+
+// withAPI makes an image of the hub of `make build`, which has an API server of its
+// own: that of `make images` has none.
+func withAPI(t testing.TB) image {
+	t.Helper()
+	dir := t.TempDir()
+	cmd := exec.CommandContext(t.Context(), "go", "run", "./images", "--platform", "linux/"+runtime.GOARCH,
+		"--binaries", "bin", "--out", filepath.Join(dir, "bin/images"), "--version", "with-api")
+	cmd.Dir = root
+	if out, err := cmd.CombinedOutput(); err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	return imagesIn(t, dir)["sealane-hub"]
 }
 
 // authorityAt asks a hub for the hash of its authority, as an agent does.

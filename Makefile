@@ -10,7 +10,7 @@ TOOL     := go tool -modfile=tools/go.mod
 FUZZTIME ?= 10s
 # What images are built for; for example "linux/amd64 linux/arm64".
 PLATFORMS ?= linux/$(shell go env GOARCH)
-# Build and lint compile the dependencies with the same settings, hence once.
+# Build, lint and e2e compile the dependencies with the same settings, hence once.
 SETTINGS := CGO_ENABLED=0 GOFLAGS="$(GOFLAGS) -trimpath"
 
 # Files that `make generate` owns.
@@ -47,7 +47,7 @@ test: ## Run every test with the race detector, which needs a C compiler (ARGS="
 
 .PHONY: e2e
 e2e: build images ## Test on kind clusters (installs docker.io and starts it where none runs; ARGS="-run NAME")
-	go test -tags e2e -count=1 -timeout 35m -v ./e2e/kind $(ARGS)
+	$(SETTINGS) go test -tags e2e -count=1 -timeout 35m -v ./e2e/kind $(ARGS)
 
 .PHONY: fuzz
 fuzz: ## Run every fuzz target for FUZZTIME (10s)

@@ -48,6 +48,9 @@ const (
 	// maxFences bounds what applications of the account could make grow. When it is
 	// reached all fences end, and whoever had one asks for another.
 	maxFences = 10_000
+	// resetHold is how long a consumer that would not wait for it gives a stream to
+	// subscribe after a reset (1 to 60 ms on a busy machine).
+	resetHold = time.Second
 	// restPatience is how long a reset waits while the account rests. A stream asks again
 	// when it has had no answer for five seconds.
 	restPatience = 4 * time.Second
@@ -236,11 +239,12 @@ func passReset(nc *nats.Conn, m *nats.Msg, passed func()) {
 			request.Header.Set(h, v)
 		}
 	}
-	floor, err := storedFloor(nc, strings.Replace(request.Subject, ".RESET.", ".INFO.", 1))
+	consumer := strings.TrimPrefix(m.Subject, federationv1.ResetPrefix+"CONSUMER.RESET.")
+	is, err := holdBack(nc, consumer)
 	if err != nil {
 		return // whoever asked asks again
 	}
-	request.Data = floor
+	request.Data = is.floor()
 	request.Reply = nats.NewInbox()
 	answers, err := nc.SubscribeSync(request.Reply)
 	if err != nil {
@@ -259,24 +263,54 @@ func passReset(nc *nats.Conn, m *nats.Msg, passed func()) {
 // resetHeaders are those of a stream's request for a reset.
 var resetHeaders = []string{"Nats-Required-Api-Level", "Nats-Stream-Identity"}
 
-// storedFloor is the request to go back to what a consumer has stored as acknowledged,
-// by the answer to what INFO asks; nil: to what it has in mind, as there is no such
-// consumer, which the reset then tells.
-func storedFloor(nc *nats.Conn, info string) ([]byte, error) {
-	m, err := nc.Request(info, nil, apiTimeout)
+// outletInfo is what counts for a reset in the answer to what INFO asks of a consumer.
+type outletInfo struct {
+	// AckFloor is nil if there is no such consumer.
+	AckFloor *jetstream.SequenceInfo `json:"ack_floor"`
+	Bound    bool                    `json:"push_bound"`
+	Paused   bool                    `json:"paused"`
+	Now      time.Time               `json:"ts"`
+}
+
+func askOutlet(nc *nats.Conn, consumer string) (outletInfo, error) {
+	var info outletInfo
+	m, err := nc.Request("$JS.API.CONSUMER.INFO."+consumer, nil, apiTimeout)
 	if err != nil {
-		return nil, err
+		return info, err
 	}
-	var answer struct {
-		AckFloor *jetstream.SequenceInfo `json:"ack_floor"`
+	return info, json.Unmarshal(m.Data, &info)
+}
+
+// floor is the request to go back to what a consumer has stored as acknowledged; nil: to
+// what it has in mind, as there is no such consumer, which the reset then tells.
+func (i outletInfo) floor() []byte {
+	if i.AckFloor == nil {
+		return nil
 	}
-	if err := json.Unmarshal(m.Data, &answer); err != nil {
-		return nil, err
+	return fmt.Appendf(nil, `{"seq":%d}`, i.AckFloor.Stream+1)
+}
+
+// holdBack pauses a consumer ("STREAM.NAME") for resetHold if it would send at once, and
+// tells how it stands. A stream subscribes when it has the answer to a reset, so nobody
+// listens before. But it can look as if somebody did: nats-server 2.15.2 counts interest
+// that goes over a leaf node once more with each change of an account's imports, and
+// never takes that back. All that is sent too early is a gap, and leads to another
+// reset, which ends as the one before.
+func holdBack(nc *nats.Conn, consumer string) (outletInfo, error) {
+	is, err := askOutlet(nc, consumer)
+	if err != nil || !is.Bound || is.Paused {
+		return is, err
 	}
-	if answer.AckFloor == nil {
-		return nil, nil
+	end := is.Now.Add(resetHold)
+	until := fmt.Appendf(nil, `{"pause_until":%q}`, end.Format(time.RFC3339Nano))
+	if _, err := nc.Request("$JS.API.CONSUMER.PAUSE."+consumer, until, apiTimeout); err != nil {
+		return is, err
 	}
-	return fmt.Appendf(nil, `{"seq":%d}`, answer.AckFloor.Stream+1), nil
+	// In a cluster the answer says only that the consumer will be told.
+	for err == nil && !is.Paused && is.Now.Before(end) {
+		is, err = askOutlet(nc, consumer)
+	}
+	return is, err
 }
 
 // positionOfReset makes the position in the answer to a reset that of the reset.

@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"context"
 	"encoding/json"
 	"fmt"
 	"strings"
@@ -13,6 +14,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 
 	federationv1 "github.com/sealane/sealane/api/federation/v1"
+	"github.com/sealane/sealane/broker/brokertest"
 )
 
 func TestPositionOfReset(t *testing.T) {
@@ -82,7 +84,7 @@ func TestResetAnswerOfServer(t *testing.T) {
 // which has delivered them and got no acknowledgement.
 func deliveredConsumer(t *testing.T) *nats.Conn {
 	t.Helper()
-	s, err := server.NewServer(&server.Options{Port: -1, JetStream: true, StoreDir: t.TempDir(), NoSigs: true, NoLog: true})
+	s, err := server.NewServer(&server.Options{Port: -1, JetStream: true, StoreDir: brokertest.Dir(t), NoSigs: true, NoLog: true})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -261,6 +263,38 @@ func TestResetGoesWhereItIsStored(t *testing.T) {
 	asked()
 	if got := reset(); got.ResetSeq != 2 {
 		t.Errorf("the consumer went to %d, not to what follows the one acknowledged message", got.ResetSeq)
+	}
+}
+
+// TestResetWaitsForSubscription asks for a reset while somebody else listens who gives
+// nothing on, and subscribes when the answer has come, as streams do.
+func TestResetWaitsForSubscription(t *testing.T) {
+	nc := deliveredConsumer(t)
+	check(t, serveResets(nc, &askedResets{}, nil))
+	const subject = federationv1.ResetPrefix + "CONSUMER.RESET.S.c"
+	for range 3 {
+		fence, err := askFence(t.Context(), nc, subject)
+		check(t, err)
+		m := nats.NewMsg(subject)
+		m.Header.Set(fenceHeader, fence)
+		_, err = nc.RequestMsg(m, 10*time.Second)
+		check(t, err)
+		sub, err := nc.SubscribeSync("d")
+		check(t, err)
+		ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+		for i := 1; i <= 3; {
+			m, err := sub.NextMsgWithContext(ctx)
+			check(t, err)
+			if !strings.HasPrefix(m.Reply, "$JS.ACK.") {
+				continue // heartbeat or flow control
+			}
+			if meta, err := m.Metadata(); err != nil || meta.Sequence.Consumer != uint64(i) || meta.Sequence.Stream != uint64(i) {
+				t.Fatalf("message %d is %+v (%v)", i, meta, err)
+			}
+			i++
+		}
+		cancel()
+		check(t, sub.Unsubscribe())
 	}
 }
 

@@ -18,6 +18,7 @@ import (
 	"go.uber.org/goleak"
 
 	federationv1 "github.com/sealane/sealane/api/federation/v1"
+	"github.com/sealane/sealane/broker/brokertest"
 	"github.com/sealane/sealane/e2e/child"
 )
 
@@ -42,7 +43,7 @@ type testAgent struct {
 func newAgent(t testing.TB, hub *testHub, name string) *testAgent {
 	t.Helper()
 	return &testAgent{t: t, opts: Options{
-		Name: name, Hub: hub.addr, Token: hub.token.String(), DataDir: t.TempDir(),
+		Name: name, Hub: hub.addr, Token: hub.token.String(), DataDir: brokertest.Dir(t),
 		ClientListen: "127.0.0.1:0", LinkListen: "127.0.0.1:0", Version: "test",
 		Log: testLog(t).With("agent", name),
 	}}

@@ -17,6 +17,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 
 	federationv1 "github.com/sealane/sealane/api/federation/v1"
+	"github.com/sealane/sealane/broker/brokertest"
 	"github.com/sealane/sealane/broker/replica"
 )
 
@@ -42,7 +43,7 @@ func startThree(t *testing.T) *nats.Conn {
 		port, err := strconv.Atoi(routes[n].Port())
 		check(t, err)
 		s, err := server.NewServer(&server.Options{
-			ServerName: fmt.Sprintf("s%d", n), Host: "127.0.0.1", Port: -1, JetStream: true, StoreDir: t.TempDir(), NoSigs: true, NoLog: true,
+			ServerName: fmt.Sprintf("s%d", n), Host: "127.0.0.1", Port: -1, JetStream: true, StoreDir: brokertest.Dir(t), NoSigs: true, NoLog: true,
 			Cluster: server.ClusterOpts{Name: "c", Host: "127.0.0.1", Port: port}, Routes: routes,
 		})
 		check(t, err)
@@ -227,14 +228,17 @@ func (c *copies) complete() {
 			c.t.Errorf("%s took %d messages, want %d", s.Name, got, c.sent)
 		}
 		for _, seq := range []int{1, c.sent / 2, c.sent} {
-			m, err := st.GetMsg(c.t.Context(), uint64(seq))
-			if errors.Is(err, jetstream.ErrMsgNotFound) && s.Retention == federationv1.StreamSpec_WORK_QUEUE {
-				continue // taken
-			}
-			check(c.t, err)
-			if string(m.Data) != strconv.Itoa(seq-1) {
-				c.t.Errorf("%s: message %d is %s", s.Name, seq, m.Data)
-			}
+			// Any replica answers, also one that does not have the message yet.
+			retry(c.t, fmt.Sprintf("message %d of %s", seq, s.Name), func(ctx context.Context) error {
+				m, err := st.GetMsg(ctx, uint64(seq))
+				if errors.Is(err, jetstream.ErrMsgNotFound) && s.Retention == federationv1.StreamSpec_WORK_QUEUE {
+					return nil // taken
+				}
+				if err == nil && string(m.Data) != strconv.Itoa(seq-1) {
+					c.t.Errorf("%s: message %d is %s", s.Name, seq, m.Data)
+				}
+				return err
+			})
 		}
 	}
 }

@@ -17,6 +17,7 @@ import (
 	"pgregory.net/rapid"
 
 	federationv1 "github.com/sealane/sealane/api/federation/v1"
+	"github.com/sealane/sealane/broker/brokertest"
 )
 
 // TestImportsAreAccepted gives the imports of random plans to the accounts of
@@ -110,7 +111,7 @@ func startCluster(t *testing.T, p *Plan, dead map[[2]string]bool) *cluster {
 func startServer(t *testing.T, p *Plan, name string, ports map[string]int, dead map[[2]string]bool) (*server.Server, int) {
 	t.Helper()
 	var b strings.Builder
-	dir := t.TempDir()
+	dir := brokertest.Dir(t)
 	fmt.Fprintf(&b, "server_name: %s\nlisten: 127.0.0.1:-1\njetstream { domain: %s, store_dir: %q }\naccounts {\n SYS { users: [{user: SYS, password: p}] }\n", name, name, dir)
 	for _, part := range p.Members[name].Parts {
 		a := part.Part.GetAccount()

@@ -14,6 +14,8 @@ import (
 
 	"github.com/nats-io/nats-server/v2/server"
 	"github.com/nats-io/nats.go"
+
+	"github.com/sealane/sealane/broker/brokertest"
 )
 
 // An island is a member whose broker is a cluster of servers, without keys and
@@ -35,7 +37,7 @@ type island struct {
 
 func newIsland(t *testing.T, name string, size int, js bool) *island {
 	t.Helper()
-	i := &island{t: t, name: name, size: size, js: js, dir: t.TempDir(), accounts: map[string][]string{"app": nil}, servers: make([]*server.Server, size)}
+	i := &island{t: t, name: name, size: size, js: js, dir: brokertest.Dir(t), accounts: map[string][]string{"app": nil}, servers: make([]*server.Server, size)}
 	for range size {
 		i.routes, i.leafs, i.clients = append(i.routes, freePort(t)), append(i.leafs, freePort(t)), append(i.clients, freePort(t))
 	}

@@ -25,6 +25,7 @@ import (
 
 	federationv1 "github.com/sealane/sealane/api/federation/v1"
 	"github.com/sealane/sealane/broker"
+	"github.com/sealane/sealane/broker/brokertest"
 )
 
 const testDomain = "test.local"
@@ -148,7 +149,7 @@ type member struct {
 // newMember makes a member that accepts links and does not run yet.
 func newMember(t *testing.T, ca *authority, name string) *member {
 	t.Helper()
-	m := &member{t: t, name: name, dir: t.TempDir(), parts: map[string]*federationv1.Part{}}
+	m := &member{t: t, name: name, dir: brokertest.Dir(t), parts: map[string]*federationv1.Part{}}
 	var err error
 	if m.keyring, err = broker.LoadOrCreateKeyring(m.dir + "/seed"); err != nil {
 		t.Fatal(err)

@@ -22,6 +22,7 @@ import (
 
 	federationv1 "github.com/sealane/sealane/api/federation/v1"
 	"github.com/sealane/sealane/broker"
+	"github.com/sealane/sealane/broker/brokertest"
 	"github.com/sealane/sealane/broker/embedded"
 )
 
@@ -167,7 +168,7 @@ func (w *world) acceptor(name string) (string, *federationv1.Grant) {
 		w.t.Fatal(err)
 	}
 	rt, err := embedded.New(embedded.Options{
-		DataDir: w.t.TempDir(), ClientListen: "127.0.0.1:0", LinkListen: "127.0.0.1:0", Keyring: k,
+		DataDir: brokertest.Dir(w.t), ClientListen: "127.0.0.1:0", LinkListen: "127.0.0.1:0", Keyring: k,
 		Log: slog.New(slog.DiscardHandler),
 	})
 	if err != nil {

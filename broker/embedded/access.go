@@ -73,6 +73,8 @@ func (r *Runtime) LeafConns() ([]broker.LeafConn, error) {
 		}
 	}
 	trimDomainMappings(srv, r.book.keys())
+	kick, _ := r.book.stale.look(srv, time.Now())
+	kickStale(srv, r.log, kick)
 	return conns, nil
 }
 

@@ -133,6 +133,7 @@ func (b *book) push(srv *server.Server, name string, claims *jwt.AccountClaims, 
 	if err := b.resolver.Store(t.key, t.token); err != nil {
 		return false, err
 	}
+	b.stale.note(srv, b.tokens[t.key], t.token)
 	b.note(name, t)
 	// The server learns of an account that it does not know only when asked.
 	if _, err := srv.LookupAccount(t.key); err != nil {

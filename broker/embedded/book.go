@@ -28,6 +28,7 @@ type book struct {
 	// resolver and says are the running server's; nil while none runs.
 	resolver *server.DirAccResolver
 	says     *serverLog
+	stale    staleInterest
 	// wanted accounts by name; nil: nobody has said yet.
 	wanted map[string]*jwt.AccountClaims
 	// tokens by public key: the files in dir; contents are their content hashes.

@@ -351,6 +351,7 @@ func (n *Node) start(ctx context.Context, s *brokerv1.State) (err error) {
 		return fmt.Errorf("start broker: %w", err)
 	}
 	n.accounts.resolver, n.accounts.says = n.resolver, log
+	n.accounts.stale.reset()
 	n.running = s
 	n.company = n.keepCompany(srv, so.cluster.tls, s.Member)
 	n.mu.Lock()

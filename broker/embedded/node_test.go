@@ -18,6 +18,7 @@ import (
 	brokerv1 "github.com/sealane/sealane/api/broker/v1"
 	federationv1 "github.com/sealane/sealane/api/federation/v1"
 	"github.com/sealane/sealane/broker"
+	"github.com/sealane/sealane/broker/brokertest"
 )
 
 // nodeWorld is a member whose servers are nodes of this process.
@@ -95,7 +96,7 @@ func (w *nodeWorld) add() *Node {
 	name := fmt.Sprintf("p%d", len(w.nodes))
 	client := freeAddr(w.t)
 	n, err := NewNode(NodeOptions{
-		DataDir: w.t.TempDir(), Name: name, ClientListen: client, RouteListen: route, LameDuck: time.Second,
+		DataDir: brokertest.Dir(w.t), Name: name, ClientListen: client, RouteListen: route, LameDuck: time.Second,
 		Log: testLogger(w.t, name),
 	})
 	if err != nil {
@@ -167,11 +168,16 @@ func (w *nodeWorld) waitHealthy(size int) {
 
 func (w *nodeWorld) connect(account string) *nats.Conn {
 	w.t.Helper()
+	return w.connectTo(account, w.clients...)
+}
+
+func (w *nodeWorld) connectTo(account string, servers ...string) *nats.Conn {
+	w.t.Helper()
 	creds, err := broker.UserCreds(w.keyring, account)
 	if err != nil {
 		w.t.Fatal(err)
 	}
-	nc, err := nats.Connect(strings.Join(w.clients, ","), nats.UserCredentialBytes(creds), nats.MaxReconnects(-1),
+	nc, err := nats.Connect(strings.Join(servers, ","), nats.UserCredentialBytes(creds), nats.MaxReconnects(-1),
 		nats.ReconnectWait(20*time.Millisecond), nats.ReconnectJitter(0, 0), nats.IgnoreDiscoveredServers(),
 		nats.Secure(&tls.Config{RootCAs: w.ca.pool, MinVersion: tls.VersionTLS12}))
 	if err != nil {

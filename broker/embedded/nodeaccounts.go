@@ -55,6 +55,7 @@ type nodeAccounts struct {
 	// resolver and says are the running server's.
 	resolver *server.DirAccResolver
 	says     *serverLog
+	stale    staleInterest
 	// doubtful accounts, by key, were not in effect when last looked at.
 	doubtful map[string]bool
 }
@@ -137,7 +138,8 @@ func (n *nodeAccounts) apply(ctx context.Context, srv *server.Server, accounts [
 			}
 			continue
 		}
-		if n.token(a.Key) == a.Token || ctx.Err() != nil {
+		old := n.token(a.Key)
+		if old == a.Token || ctx.Err() != nil {
 			continue
 		}
 		changed[a.Key] = true
@@ -145,6 +147,7 @@ func (n *nodeAccounts) apply(ctx context.Context, srv *server.Server, accounts [
 		if err := n.resolver.Store(a.Key, a.Token); err != nil {
 			bad[a.Name] = err.Error()
 		}
+		n.stale.note(srv, old, a.Token)
 	}
 	if err := n.prune(accounts); err != nil {
 		n.log.Error("removed accounts are still in the folder", "error", err)

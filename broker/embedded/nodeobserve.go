@@ -1,8 +1,10 @@
 package embedded
 
 import (
+	"cmp"
 	"net/http"
 	"strings"
+	"time"
 
 	"github.com/nats-io/nats-server/v2/server"
 
@@ -13,6 +15,7 @@ import (
 // Observe tells what the node and its server are about; with streams also what
 // each stream of the server is about.
 func (n *Node) Observe(streams bool) *brokerv1.Observation {
+	n.lookForStale()
 	n.mu.RLock()
 	srv := n.srv
 	o := &brokerv1.Observation{
@@ -63,6 +66,21 @@ func (n *Node) Observe(streams bool) *brokerv1.Observation {
 	}
 	trimDomainMappings(srv, keys)
 	return o
+}
+
+// lookForStale mends what the server tells others of queue groups that have left.
+func (n *Node) lookForStale() {
+	srv := n.server()
+	if srv == nil {
+		return
+	}
+	kick, restart := n.accounts.stale.look(srv, time.Now())
+	kickStale(srv, n.log, kick)
+	if restart {
+		n.mu.Lock()
+		defer n.mu.Unlock()
+		n.restart = cmp.Or(n.restart, "other servers count on members of queue groups that have left")
+	}
 }
 
 func streamOf(account string, s server.StreamDetail, self string) *brokerv1.Stream {

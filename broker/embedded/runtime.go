@@ -262,6 +262,7 @@ func (r *Runtime) start(ctx context.Context, so serverOptions) error {
 		return err
 	}
 	r.book.resolver, r.book.says = resolver, log
+	r.book.stale.reset()
 	r.mu.Lock()
 	r.srv = srv
 	r.mu.Unlock()

@@ -13,17 +13,10 @@ import (
 	"time"
 
 	federationv1 "github.com/sealane/sealane/api/federation/v1"
+	"github.com/sealane/sealane/e2e/freeport"
 	"github.com/sealane/sealane/telemetry"
 	"github.com/sealane/sealane/telemetry/telemetrytest"
 )
-
-func freeAddress(t *testing.T) string {
-	t.Helper()
-	l, err := (&net.ListenConfig{}).Listen(t.Context(), "tcp", "127.0.0.1:0")
-	check(t, err)
-	defer l.Close()
-	return l.Addr().String()
-}
 
 // scrape is what Prometheus would get.
 func scrape(t *testing.T, addr string) string {
@@ -45,7 +38,7 @@ func TestObserved(t *testing.T) {
 	hub.traceparent = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 	hub.want("tokyo", accountPart("app"), ordersPart())
 	a := newAgent(t, hub, "tokyo")
-	a.opts.MetricsListen = freeAddress(t)
+	a.opts.MetricsListen = freeport.Addr(t)
 	a.start()
 	hub.applied("tokyo")
 	update := func() (out telemetrytest.Span) {

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net"
 	"net/url"
 	"sort"
 	"strconv"
@@ -19,6 +18,7 @@ import (
 	federationv1 "github.com/sealane/sealane/api/federation/v1"
 	"github.com/sealane/sealane/broker/brokertest"
 	"github.com/sealane/sealane/broker/replica"
+	"github.com/sealane/sealane/e2e/freeport"
 )
 
 // startThree starts three servers that are one broker.
@@ -34,10 +34,7 @@ func startThree(t *testing.T) *nats.Conn {
 	// Routes are needed before there is any server.
 	var routes []*url.URL
 	for range 3 {
-		l, err := net.Listen("tcp", "127.0.0.1:0")
-		check(t, err)
-		routes = append(routes, &url.URL{Scheme: "nats", Host: l.Addr().String()})
-		check(t, l.Close())
+		routes = append(routes, &url.URL{Scheme: "nats", Host: freeport.Addr(t)})
 	}
 	for n := range 3 {
 		port, err := strconv.Atoi(routes[n].Port())

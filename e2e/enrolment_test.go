@@ -23,6 +23,7 @@ import (
 
 	federationv1 "github.com/sealane/sealane/api/federation/v1"
 	"github.com/sealane/sealane/api/v1alpha1"
+	"github.com/sealane/sealane/e2e/freeport"
 )
 
 // tokenSpec is a token for one name whose secret nobody knows.
@@ -66,7 +67,7 @@ func TestEnrolmentRefused(t *testing.T) {
 		t.Run(c.member, func(t *testing.T) {
 			dir := filepath.Join(f.dir, "refused", c.member)
 			agent := start(t, dir, "sealane-agent", "--name", c.member, "--hub", f.address, "--data", dir,
-				"--client-listen", freeAddress(t), "--token", c.token)
+				"--client-listen", freeport.Addr(t), "--token", c.token)
 			if code := agent.exits(); code != 1 {
 				t.Errorf("exit status %d, want 1", code)
 			}
@@ -117,7 +118,7 @@ func (f *federation) launchWith(name, token string) {
 	f.t.Helper()
 	m := f.member(name)
 	m.process = start(f.t, m.dir, "sealane-agent", "--name", name, "--hub", f.address, "--data", m.dir,
-		"--client-listen", freeAddress(f.t), "--token", token)
+		"--client-listen", freeport.Addr(f.t), "--token", token)
 }
 
 // TestRequestsForOtherNames asks the hub, over raw gRPC, for certificates of

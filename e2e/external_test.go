@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/sealane/sealane/api/v1alpha1"
+	"github.com/sealane/sealane/e2e/freeport"
 	"github.com/sealane/sealane/hub/apiserver"
 )
 
@@ -23,7 +24,7 @@ func TestExternalAPI(t *testing.T) {
 			t.Errorf("the API server: %v", err)
 		}
 	})
-	f := &federation{t: t, dir: t.TempDir(), address: freeAddress(t), members: map[string]*member{}}
+	f := &federation{t: t, dir: t.TempDir(), address: freeport.Addr(t), members: map[string]*member{}}
 	f.startHub(api.KubeconfigPath(), "--kubeconfig", api.KubeconfigPath())
 	f.join("berlin")
 	f.joinDialing("tokyo")

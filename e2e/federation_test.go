@@ -5,11 +5,9 @@ import (
 	"crypto/rand"
 	"encoding/hex"
 	"fmt"
-	"net"
 	"os"
 	"path/filepath"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
@@ -22,6 +20,7 @@ import (
 
 	federationv1 "github.com/sealane/sealane/api/federation/v1"
 	"github.com/sealane/sealane/api/v1alpha1"
+	"github.com/sealane/sealane/e2e/freeport"
 )
 
 // federation is a hub with members on this machine.
@@ -46,8 +45,8 @@ type member struct {
 // newFederation starts a hub with an API server of its own.
 func newFederation(t testing.TB) *federation {
 	t.Helper()
-	f := &federation{t: t, dir: t.TempDir(), address: freeAddress(t), members: map[string]*member{}}
-	f.startHub(f.kubeconfig(), "--embedded", "--api-listen", freeAddress(t))
+	f := &federation{t: t, dir: t.TempDir(), address: freeport.Addr(t), members: map[string]*member{}}
+	f.startHub(f.kubeconfig(), "--embedded", "--api-listen", freeport.Addr(t))
 	return f
 }
 
@@ -114,7 +113,7 @@ func (f *federation) join(names ...string) {
 	f.t.Helper()
 	for _, name := range names {
 		m := f.member(name)
-		m.links = freeAddress(f.t)
+		m.links = freeport.Addr(f.t)
 		m.proxy = newProxy(f.t, m.links)
 		f.launch(m, "--link-listen", m.links, "--advertise", m.proxy.address())
 	}
@@ -139,7 +138,7 @@ func (f *federation) member(name string) *member {
 func (f *federation) launch(m *member, args ...string) {
 	f.t.Helper()
 	m.process = start(f.t, m.dir, "sealane-agent", append([]string{
-		"--name", m.name, "--hub", f.address, "--data", m.dir, "--client-listen", freeAddress(f.t),
+		"--name", m.name, "--hub", f.address, "--data", m.dir, "--client-listen", freeport.Addr(f.t),
 		"--token", f.token(v1alpha1.JoinTokenSpec{Cluster: m.name}),
 	}, args...)...)
 }
@@ -287,24 +286,6 @@ func eventually(t testing.TB, within time.Duration, what string, try func() erro
 		case <-tick.C:
 		case <-ctx.Done():
 			t.Fatalf("not within %v: %s: %v", within, what, err)
-		}
-	}
-}
-
-// given are the addresses that freeAddress has given out: who got one may not listen yet.
-var given sync.Map
-
-func freeAddress(t testing.TB) string {
-	t.Helper()
-	for {
-		l, err := net.Listen("tcp", "127.0.0.1:0")
-		if err != nil {
-			t.Fatal(err)
-		}
-		l.Close() // nothing was accepted
-		address := l.Addr().String()
-		if _, again := given.LoadOrStore(address, true); !again {
-			return address
 		}
 	}
 }

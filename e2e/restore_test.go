@@ -13,6 +13,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/sealane/sealane/api/v1alpha1"
+	"github.com/sealane/sealane/e2e/freeport"
 )
 
 // backup copies the data folder of the hub, which must not run.
@@ -216,7 +217,7 @@ func TestTwoHubs(t *testing.T) {
 		t.Fatal(err)
 	}
 	twin.raiseEpoch(2)
-	twin.startHub(twin.kubeconfig(), "--embedded", "--api-listen", freeAddress(t))
+	twin.startHub(twin.kubeconfig(), "--embedded", "--api-listen", freeport.Addr(t))
 	f.says(f.members["berlin"].process, "epoch=2")
 	twin.hub.stop()
 	f.hub.restart()

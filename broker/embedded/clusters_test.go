@@ -2,13 +2,10 @@ package embedded
 
 import (
 	"fmt"
-	"math/rand/v2"
-	"net"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
@@ -16,6 +13,7 @@ import (
 	"github.com/nats-io/nats.go"
 
 	"github.com/sealane/sealane/broker/brokertest"
+	"github.com/sealane/sealane/e2e/freeport"
 )
 
 // An island is a member whose broker is a cluster of servers, without keys and
@@ -39,7 +37,7 @@ func newIsland(t *testing.T, name string, size int, js bool) *island {
 	t.Helper()
 	i := &island{t: t, name: name, size: size, js: js, dir: brokertest.Dir(t), accounts: map[string][]string{"app": nil}, servers: make([]*server.Server, size)}
 	for range size {
-		i.routes, i.leafs, i.clients = append(i.routes, freePort(t)), append(i.leafs, freePort(t)), append(i.clients, freePort(t))
+		i.routes, i.leafs, i.clients = append(i.routes, freeport.Port(t)), append(i.leafs, freeport.Port(t)), append(i.clients, freeport.Port(t))
 	}
 	t.Cleanup(func() {
 		for at := range i.servers {
@@ -47,29 +45,6 @@ func newIsland(t *testing.T, name string, size int, js bool) *island {
 		}
 	})
 	return i
-}
-
-// givenPorts are those that freePort returned.
-var givenPorts sync.Map
-
-// freePort is a port that nobody listens on: servers of a cluster must know each
-// other's before they start, and keep theirs when they come back. It is below
-// those that the system gives to whoever asks for any.
-func freePort(t *testing.T) int {
-	t.Helper()
-	for range 1000 {
-		port := 15000 + rand.IntN(17000)
-		ln, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", port))
-		if err != nil {
-			continue
-		}
-		ln.Close()
-		if _, given := givenPorts.LoadOrStore(port, true); !given {
-			return port
-		}
-	}
-	t.Fatal("no port is free")
-	return 0
 }
 
 func (i *island) imports(into, from, subject, to string) { i.add(into, "stream", from, subject, to) }

@@ -5,7 +5,6 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"fmt"
-	"net"
 	"strings"
 	"testing"
 	"time"
@@ -19,6 +18,7 @@ import (
 	federationv1 "github.com/sealane/sealane/api/federation/v1"
 	"github.com/sealane/sealane/broker"
 	"github.com/sealane/sealane/broker/brokertest"
+	"github.com/sealane/sealane/e2e/freeport"
 )
 
 // nodeWorld is a member whose servers are nodes of this process.
@@ -30,16 +30,6 @@ type nodeWorld struct {
 	state   *brokerv1.State
 	nodes   []*Node
 	clients []string
-}
-
-func freeAddr(t *testing.T) string {
-	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
-	return l.Addr().String()
 }
 
 func newNodeWorld(t *testing.T) *nodeWorld {
@@ -92,9 +82,9 @@ func (w *nodeWorld) accounts(parts ...*federationv1.Part) {
 // add makes one more node, which runs nothing yet.
 func (w *nodeWorld) add() *Node {
 	w.t.Helper()
-	route := freeAddr(w.t)
+	route := freeport.Addr(w.t)
 	name := fmt.Sprintf("p%d", len(w.nodes))
-	client := freeAddr(w.t)
+	client := freeport.Addr(w.t)
 	n, err := NewNode(NodeOptions{
 		DataDir: brokertest.Dir(w.t), Name: name, ClientListen: client, RouteListen: route, LameDuck: time.Second,
 		Log: testLogger(w.t, name),

@@ -6,8 +6,6 @@ import (
 	"encoding/json"
 	"fmt"
 	"log/slog"
-	"math/rand/v2"
-	"net"
 	"os"
 	"os/exec"
 	"os/signal"
@@ -22,6 +20,7 @@ import (
 
 	"github.com/sealane/sealane/broker/pod"
 	"github.com/sealane/sealane/e2e/child"
+	"github.com/sealane/sealane/e2e/freeport"
 )
 
 // childVariable has the test binary be a server.
@@ -88,26 +87,9 @@ func (p *proc) alive() bool {
 func newMachine(t *testing.T) *machine {
 	t.Helper()
 	m := &machine{t: t, dir: t.TempDir(), away: map[int]bool{}}
-	var held []net.Listener
-	port := func() string {
-		for range 1000 {
-			// Below those that the system gives to whoever connects meanwhile: a server
-			// keeps its ports when it comes back.
-			l, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", 10000+rand.IntN(22000)))
-			if err == nil {
-				held = append(held, l)
-				return l.Addr().String()
-			}
-		}
-		t.Fatal("no port is free")
-		return ""
-	}
 	for n := range 3 {
-		m.addrs = append(m.addrs, Address{Name: fmt.Sprintf("s%d", n), Control: port(), Client: port(), Route: port()})
-		m.links = append(m.links, port())
-	}
-	for _, l := range held {
-		l.Close()
+		m.addrs = append(m.addrs, Address{Name: fmt.Sprintf("s%d", n), Control: freeport.Addr(t), Client: freeport.Addr(t), Route: freeport.Addr(t)})
+		m.links = append(m.links, freeport.Addr(t))
 	}
 	t.Cleanup(m.close)
 	return m

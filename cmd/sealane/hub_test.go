@@ -3,7 +3,6 @@ package main
 import (
 	"context"
 	"encoding/json"
-	"net"
 	"os"
 	"path/filepath"
 	"slices"
@@ -19,6 +18,7 @@ import (
 	federationv1 "github.com/sealane/sealane/api/federation/v1"
 	"github.com/sealane/sealane/api/v1alpha1"
 	"github.com/sealane/sealane/cmd/sealane/hubapi"
+	"github.com/sealane/sealane/e2e/freeport"
 	"github.com/sealane/sealane/hub/apiserver/apiservertest"
 )
 
@@ -183,12 +183,7 @@ func TestTokenOfASilentHub(t *testing.T) {
 }
 
 func TestExplainedErrors(t *testing.T) {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	nobody := "https://" + l.Addr().String()
-	l.Close()
+	nobody := "https://" + freeport.Addr(t)
 	good := apiservertest.Kubeconfig(t)
 	variant := func(change func(server *string, clientCert, ca *[]byte)) string {
 		cfg, err := clientcmd.LoadFromFile(good)

@@ -4,7 +4,6 @@ package kind
 
 import (
 	"fmt"
-	"net"
 	"sync"
 	"testing"
 	"time"
@@ -12,6 +11,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/sealane/sealane/api/v1alpha1"
+	"github.com/sealane/sealane/e2e/freeport"
 	"github.com/sealane/sealane/e2e/kind/lab"
 )
 
@@ -35,7 +35,7 @@ func install(t *testing.T, v version) *federation {
 	}
 	data := t.TempDir()
 	f.members["edge"] = &onMachine{name: "edge", dir: data, process: start(t, "edge.log", v.program("sealane-agent"), "--name", "edge", "--hub", hubAddress(),
-		"--token", f.token(t, "edge"), "--data", data, "--client-listen", freeAddress(t))}
+		"--token", f.token(t, "edge"), "--data", data, "--client-listen", freeport.Addr(t))}
 	for _, name := range everywhere {
 		f.wait(t, memberCluster(name), v1alpha1.ConditionConnected, metav1.ConditionTrue)
 	}
@@ -98,14 +98,4 @@ func (f *federation) installAgent(t testing.TB, c *lab.Cluster, more ...string) 
 	}, more...)...); err != nil {
 		t.Fatalf("%v\n%s", err, out)
 	}
-}
-
-func freeAddress(t testing.TB) string {
-	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close() // nothing was accepted
-	return l.Addr().String()
 }

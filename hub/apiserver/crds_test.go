@@ -7,6 +7,7 @@ import (
 	"testing"
 	"time"
 
+	"k8s.io/apiextensions-apiserver/pkg/apihelpers"
 	apiextensionsv1 "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1"
 	clientset "k8s.io/apiextensions-apiserver/pkg/client/clientset/clientset/typed/apiextensions/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -128,9 +129,22 @@ func TestInstallCRDsRefused(t *testing.T) {
 		}
 		return err
 	})
-	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
+	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
-	err := crds.Install(ctx, s.RESTConfig())
+	done := make(chan error, 1)
+	go func() { done <- crds.Install(ctx, s.RESTConfig()) }()
+	await(t, func() error {
+		crd, err := installed.Get(t.Context(), streamsCRD, metav1.GetOptions{})
+		if err != nil {
+			return err
+		}
+		if !apihelpers.IsCRDConditionFalse(crd, apiextensionsv1.NamesAccepted) {
+			return errors.New("not refused yet")
+		}
+		return nil
+	})
+	time.AfterFunc(3*time.Second, cancel) // Install looks a hundred times a second
+	err := <-done
 	if err == nil || !strings.Contains(err.Error(), streamsCRD) || !strings.Contains(err.Error(), "is already in use") {
 		t.Errorf("error %v", err)
 	}

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"io/fs"
 	"net"
@@ -23,6 +24,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/sealane/sealane/api/v1alpha1"
+	"github.com/sealane/sealane/e2e/freeport"
 	"github.com/sealane/sealane/hub/apiserver"
 )
 
@@ -227,13 +229,7 @@ func TestListen(t *testing.T) {
 		}
 	})
 	t.Run("a name, and a port", func(t *testing.T) {
-		l, err := net.Listen("tcp", "127.0.0.1:0")
-		if err != nil {
-			t.Fatal(err)
-		}
-		addr := l.Addr().(*net.TCPAddr)
-		_ = l.Close()
-		o := apiserver.Options{DataDir: t.TempDir(), Listen: net.JoinHostPort("localhost", addr.AddrPort().String()[len("127.0.0.1:"):]), Log: quiet()}
+		o := apiserver.Options{DataDir: t.TempDir(), Listen: fmt.Sprintf("localhost:%d", freeport.Port(t)), Log: quiet()}
 		s := startWith(t, o)
 		host(t, s, "localhost")
 		if got, want := s.RESTConfig().Host, "https://"+o.Listen; got != want {
